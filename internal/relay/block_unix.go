@@ -1,0 +1,46 @@
+//go:build unix
+
+package relay
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+const rawReads = true
+
+// rawNext takes a block only once the kernel says that there is something.
+func (s *source) rawNext(room int) (block []byte, n int, err error) {
+	s.room, s.n, s.err = room, 0, nil
+	if err := s.raw.Read(s.try); err != nil {
+		return nil, 0, err // closed, or a deadline
+	}
+	block, s.block = s.block, nil
+	return block, s.n, s.err
+}
+
+func (s *source) tryRead(fd uintptr) (done bool) {
+	b := getBlock()
+	for {
+		n, err := syscall.Read(int(fd), b[s.room:s.room+BlockSize])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			putBlock(b)
+			return false
+		case err != nil:
+			putBlock(b)
+			s.err = &net.OpError{Op: "read", Net: s.conn.LocalAddr().Network(), Source: s.conn.LocalAddr(), Addr: s.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+			return true
+		case n == 0:
+			putBlock(b)
+			s.err = io.EOF
+			return true
+		}
+		s.block, s.n = b, n
+		return true
+	}
+}
