@@ -185,18 +185,19 @@ func (c *Conn) Next() (io.Reader, error) {
 // Traffic returns two counters that change when bytes were received and sent.
 func (c *Conn) Traffic() (received, sent uint32) { return c.wire.rx.Load(), c.wire.tx.Load() }
 
-// Ping sends a ping frame, if nothing is being written. Only a server's Conn
-// may: its frames are not masked. The answer shows in Traffic.
-func (c *Conn) Ping() {
+// Ping sends a ping frame unless something is being written, and reports
+// whether it did. Only a server's Conn may: its frames are not masked. Not the
+// library's Ping, which waits for the answer; that shows in Traffic.
+func (c *Conn) Ping() bool {
 	if !c.writing.TryLock() {
-		return
+		return false
 	}
 	defer c.writing.Unlock()
 	if c.finished.Load() || c.peerClosed.Load() {
-		return
+		return false
 	}
-	// Not the library's Ping, which waits for the answer: RFC 6455 §5.5.2, no payload.
-	c.topConn.Write([]byte{0x89, 0})
+	_, err := c.topConn.Write([]byte{0x89, 0}) // RFC 6455 §5.5.2, no payload
+	return err == nil
 }
 
 // Timeouts of an ending.
@@ -248,6 +249,12 @@ func (c *Conn) Abort(error) error {
 	c.finished.Store(true)
 	c.end(true)
 	return nil
+}
+
+// Drop ends the TCP conn now, whatever is under way. It never blocks.
+func (c *Conn) Drop() {
+	c.finished.Store(true)
+	c.end(false)
 }
 
 // end lets go of the TCP conn, and then of the library's part.

@@ -1,0 +1,136 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"wstun/internal/line"
+)
+
+// keep makes sessions, one after another, and reports each to use, until the
+// client's life ends. It returns an error only if the server refuses the
+// client before any session was made.
+func (c *Client) keep(use func(*tunnel)) error {
+	log := c.cfg.Log
+	back := backoff{}
+	for ever, said := false, ""; ; {
+		t, err := c.connect(c.life)
+		if c.life.Err() != nil {
+			if t != nil {
+				t.close()
+			}
+			return nil
+		}
+		if err != nil {
+			var e *Error
+			if !ever && errors.As(err, &e) && !e.Temporary {
+				return err
+			}
+			wait := back.next(retryAfter(err))
+			if msg := err.Error(); msg != said {
+				said = msg
+				log.Warn("waiting for the server", "url", c.cfg.URL.Redacted(), "why", msg)
+			} else {
+				log.Debug("waiting for the server", "again in", wait.Round(time.Millisecond))
+			}
+			if !c.pause(wait) {
+				return nil
+			}
+			continue
+		}
+		ever, said, back = true, "", backoff{}
+		s := t.line.Session()
+		log.Info("connected", "url", c.cfg.URL.Redacted(), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
+		use(t)
+		c.serve(t)
+		use(nil)
+	}
+}
+
+// serve returns when t takes no new streams any more: it has ended, or the
+// server wants them on another, or the client's life is over.
+func (c *Client) serve(t *tunnel) {
+	select {
+	case <-t.Done():
+		if c.life.Err() == nil {
+			c.cfg.Log.Warn("connection lost", "why", lostWhy(t))
+		}
+		t.close()
+	case <-t.away:
+		c.cfg.Log.Info("the server is about to stop: new connections wait for another")
+		c.rest.Go(func() { c.retire(t) })
+	case <-c.life.Done():
+		c.retire(t)
+	}
+}
+
+func lostWhy(t *tunnel) error {
+	if err := t.line.Err(); err != nil && !errors.Is(err, net.ErrClosed) {
+		var ce *line.CloseError
+		if errors.As(err, &ce) && ce.Code == line.CodeShutdown {
+			return errors.New("the server has stopped")
+		}
+		return err
+	}
+	return errors.New("the server ended the session")
+}
+
+// retire ends a session when its last stream has ended.
+func (c *Client) retire(t *tunnel) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var late <-chan time.Time
+	for t.NumStreams() > 0 {
+		life := c.life.Done()
+		if late != nil {
+			life = nil
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-life: // streams are being aborted: a moment to say so
+			late = time.After(time.Second)
+			continue
+		case <-late:
+		case <-t.Done():
+		}
+		break
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	t.finish(ctx) // as far as it goes: every stream is over
+	t.close()
+}
+
+func (c *Client) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.life.Done():
+	case <-c.soft.Done():
+	}
+	return false
+}
+
+// A backoff is the pause between attempts: full jitter, growing up to 10 s.
+type backoff struct{ tries int }
+
+const (
+	firstPause = 250 * time.Millisecond
+	maxPause   = 10 * time.Second
+)
+
+// next returns the next pause, not less than what the server asks for.
+func (b *backoff) next(atLeast time.Duration) time.Duration {
+	limit := float64(firstPause)
+	for range b.tries {
+		limit = min(limit*1.7, float64(maxPause))
+	}
+	b.tries++
+	return max(time.Duration(rand.Float64()*limit), atLeast)
+}

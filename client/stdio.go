@@ -1,0 +1,98 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"wstun/internal/relay"
+	"wstun/mux"
+)
+
+// settleTimeout bounds the wait for the last acknowledgements.
+const settleTimeout = 30 * time.Second
+
+// Stdio joins in and out with address on the server's side, makes the session
+// for it, and ends both. It returns nil only if the far end said that it has
+// ended, and everything read from in has been taken there and acknowledged.
+// When the far end ends, in is not waited for. ctx ends it at once; Stdio then
+// leaves a Read of in behind, if in cannot be interrupted by closing it.
+func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadCloser, out io.WriteCloser) error {
+	defer context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })()
+	t, err := c.connect(c.life)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	conn, err := t.Dial(c.life, network, address)
+	if err != nil {
+		var refusal *mux.RefusedError
+		if errors.As(err, &refusal) {
+			return &Error{Refused: refusal.Status == mux.Denied, Err: fmt.Errorf("%s: the server says: %w", address, refusal)}
+		}
+		return err
+	}
+	st := conn.(*mux.Stream)
+	local := newStdio(in, out)
+	run := relay.Relay{HalfOpen: c.cfg.HalfOpen}
+	if err := run.Run(c.life, local, st); err != nil {
+		return errors.New(why(err, local))
+	}
+	settling, cancel := context.WithTimeout(c.life, settleTimeout)
+	defer cancel()
+	if err := st.Settled(settling); err != nil {
+		return fmt.Errorf("%s: the end is not acknowledged: %w", address, err)
+	}
+	return t.finish(settling)
+}
+
+// stdio is standard input and output as one conn. When its peer ends, so does
+// reading: a program that has said everything need not wait for more input.
+type stdio struct {
+	net.Conn // nil: nothing else is asked of it
+	in       *io.PipeReader
+	src      io.ReadCloser
+	out      io.WriteCloser
+	once     sync.Once
+}
+
+func newStdio(in io.ReadCloser, out io.WriteCloser) *stdio {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, in)
+		w.CloseWithError(err)
+	}()
+	return &stdio{in: r, src: in, out: out}
+}
+
+func (s *stdio) Read(p []byte) (int, error) {
+	n, err := s.in.Read(p)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+
+// CloseWrite is called when the far end has ended.
+func (s *stdio) CloseWrite() error {
+	err := s.out.Close()
+	s.in.Close()
+	return err
+}
+
+func (s *stdio) Close() error {
+	s.once.Do(func() {
+		s.in.Close()
+		s.out.Close()
+		s.src.Close() // frees the copying goroutine, where the system can
+	})
+	return nil
+}
+
+func (s *stdio) Abort(error) error { return s.Close() }
