@@ -59,12 +59,7 @@ bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem $(UNIT)
 
 fuzz: ## every fuzz target for FUZZTIME (60s)
-	@go list ./... | while read -r package; do \
-		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz'); do \
-			echo "$$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
-		done; \
-	done
+	@integration/fuzz.sh $(FUZZTIME)
 
 clean: ## remove what was built
 	rm -rf bin integration/node_modules

@@ -121,10 +121,10 @@ func (s *Server) subprotocol(offered []string) (string, error) {
 // serveBrowser dials the target and relays. It owns b.
 func (s *Server) serveBrowser(b *browser, t access.Target, p access.Principal) {
 	defer s.relays.Done()
+	defer context.AfterFunc(s.life, func() { time.AfterFunc(lastWords, b.Drop) })()
 	defer b.Wait()
 	s.watch(b)
 	defer s.unwatch(b)
-	defer context.AfterFunc(s.life, func() { time.AfterFunc(lastWords, b.Drop) })()
 	log := s.cfg.Log.With("user", p.Name, "from", b.RemoteAddr(), "to", t.String(), "via", "browser")
 	start := time.Now()
 	target, err := access.Guard(s.cfg.Network, s.cfg.Policy, p).Dial(s.life, t.Network, t.Address())

@@ -57,7 +57,11 @@ func ParseTarget(s string) (access.Target, error) {
 	if p, ok := strings.CutPrefix(s, "unix:"); ok && (strings.HasPrefix(p, "/") || strings.HasPrefix(p, "@")) {
 		network, address = "unix", p
 	}
-	return access.ParseTarget(network, address)
+	t, err := access.ParseTarget(network, address)
+	if err != nil && network == "tcp" && !strings.Contains(s, ":") {
+		return t, fmt.Errorf("the target %q has no port; write %s:5900", s, s)
+	}
+	return t, err
 }
 
 // Rules returns what clients may open because it is a target here.

@@ -182,9 +182,10 @@ func serverURL(c *cli.Context) (*url.URL, error) {
 		return nil, usagef("%s is malformed; write ws://host:8080 or wss://host/path", from)
 	}
 	schemes := map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-	if u.Scheme = schemes[u.Scheme]; u.Scheme == "" || u.Host == "" || u.Hostname() == "" {
+	if schemes[u.Scheme] == "" || u.Hostname() == "" {
 		return nil, usagef("%s %q is none of a server; write ws://host:8080 or wss://host/path", from, u.Redacted())
 	}
+	u.Scheme = schemes[u.Scheme]
 	if u.User != nil {
 		return nil, withHints(usagef("%s holds a user name or a password", from), "give --user NAME and --password-file FILE")
 	}
@@ -233,7 +234,10 @@ func (s *clientFlags) way(c *cli.Context, u *url.URL, log *slog.Logger) (netx.Di
 	}
 	dial, err := netx.Via(proxy, host.Dial)
 	if err != nil {
-		return nil, "", usagef("the proxy %s: %w", proxy.Redacted(), err)
+		if s.proxy != "" {
+			return nil, "", usagef("--proxy %s: %w", proxy.Redacted(), err)
+		}
+		return nil, "", usagef("the environment's proxy %s: %w", proxy.Redacted(), err)
 	}
 	return dial, "proxy " + proxy.Host, nil
 }

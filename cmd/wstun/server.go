@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -162,9 +163,12 @@ func (s *serverFlags) listeners(c *cli.Context, cfg server.Config, log *slog.Log
 			}
 		}
 	}()
-	secure, cert, err := s.tls.Config()
-	if err != nil {
-		return nil, err
+	var secure *tls.Config
+	var cert *tlsconf.Certificate
+	if s.tls.CertFile != "" || s.tls.KeyFile != "" || s.tls.SelfSigned {
+		if secure, cert, err = s.tls.Config(); err != nil {
+			return nil, err
+		}
 	}
 	addrs := s.listen
 	if len(addrs) == 0 {

@@ -15,9 +15,9 @@ import (
 // To drain, close ln and leave ctx be: running handles go on. The error is nil
 // for both ways to stop, else the one that Accept failed with for good.
 func Serve(ctx context.Context, ln net.Listener, handle func(context.Context, net.Conn)) error {
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
-	defer ln.Close()
+	shut := sync.OnceFunc(func() { ln.Close() }) // a second caller waits for the first
+	defer context.AfterFunc(ctx, shut)()
+	defer shut()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
