@@ -126,7 +126,8 @@ func isTLS(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var header tls.RecordHeaderError
 	var alert tls.AlertError
-	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &alert) || isPin(err)
+	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &alert) || isPin(err) ||
+		errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // isPin reports whether the server's key is not one of those pinned.
@@ -152,7 +153,7 @@ func explainTLS(where string, err error) error {
 		e.hints = []string{"give the certificate's authority with --tls-ca FILE, or the server's key with --tls-pin sha256/…"}
 	case errors.As(err, &name):
 		e.hints = []string{"use a name that is in the certificate, or give it with --sni NAME"}
-	case errors.As(err, &header):
+	case errors.As(err, &header), errors.Is(err, http.ErrSchemeMismatch):
 		e.hints = []string{"the server does not speak TLS there: use ws:// or another port"}
 	}
 	return e

@@ -154,6 +154,11 @@ func (s *clientFlags) config(c *cli.Context, log *slog.Logger) (cfg client.Confi
 	if cfg.Header, err = parseHeaders(c, s.headers); err != nil {
 		return cfg, err
 	}
+	for _, pin := range s.tls.Pins {
+		if _, err := (tlsconf.Client{Pins: []string{pin}}).Config(""); err != nil {
+			return cfg, wrongFlag(c, "tls-pin", pin, err)
+		}
+	}
 	if cfg.URL.Scheme == "wss" {
 		if cfg.TLS, err = s.tls.Config(cfg.URL.Hostname()); err != nil {
 			return cfg, err
@@ -245,12 +250,12 @@ func (s *clientFlags) way(c *cli.Context, u *url.URL, log *slog.Logger) (netx.Di
 // credentials returns what makes the Authorization header, read anew each time.
 func (s *clientFlags) credentials(u *url.URL, log *slog.Logger) (func() (string, error), error) {
 	password, token := os.Getenv("WSTUN_CLIENT_PASSWORD"), os.Getenv("WSTUN_CLIENT_TOKEN")
-	read := func(file, value, scheme string, encode func(string) string) func() (string, error) {
+	read := func(name, file, value, scheme string, encode func(string) string) func() (string, error) {
 		return func() (string, error) {
 			if file != "" {
 				var err error
 				if value, _, err = readSecret(file); err != nil {
-					return "", err
+					return "", fmt.Errorf("--%s: %w", name, err)
 				}
 			}
 			return scheme + " " + encode(value), nil
@@ -261,9 +266,9 @@ func (s *clientFlags) credentials(u *url.URL, log *slog.Logger) (func() (string,
 	case hasToken && (s.user != "" || hasPassword):
 		return nil, usagef("a token and a user name do not go together")
 	case hasToken:
-		get = read(s.tokenFile, token, "Bearer", func(v string) string { return v })
+		get = read("token-file", s.tokenFile, token, "Bearer", func(v string) string { return v })
 	case s.user != "" && hasPassword:
-		get = read(s.passFile, password, "Basic", func(v string) string {
+		get = read("password-file", s.passFile, password, "Basic", func(v string) string {
 			return base64.StdEncoding.EncodeToString([]byte(s.user + ":" + v))
 		})
 	case s.user != "":
