@@ -65,7 +65,7 @@ func (s *demoFlags) run(c *cli.Context) error {
 		return nil
 	}
 	fmt.Fprintf(d.out, `
-  open   http://%s/#nc=nc%%20127.0.0.1%%20%s   in a browser
+  open   http://%s/#%s   in a browser
   type   nc 127.0.0.1 %s   in another terminal
 
 Both join the same chat. Ctrl-C ends it.
