@@ -93,10 +93,19 @@ func explainStatus(where string, s *wsconn.StatusError) error {
 	switch s.Code {
 	case http.StatusUnauthorized:
 		e.Refused = true
-		e.Err = fmt.Errorf("%s refuses the user name and password or the token, or needs one (401)", where)
+		e.Err = fmt.Errorf("%s asks for a user name and password or a token (401)", where)
 		e.hints = []string{"give --user NAME with --password-file FILE, or --token-file FILE"}
+		if s.Sent {
+			e.Err = fmt.Errorf("%s refuses the credentials (401)", where)
+			e.hints = []string{"the user name, the password or the token is not one of the server's --users file"}
+		}
 	case http.StatusForbidden, http.StatusMisdirectedRequest:
 		e.Refused = true
+	case http.StatusBadRequest:
+		e.hints = []string{noServer}
+		if strings.Contains(s.Body, "HTTPS server") { // what net/http says, and nginx in like words
+			e.hints = []string{"the server speaks TLS there: use wss://"}
+		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		e.Temporary = true
 		if n, err := strconv.Atoi(s.Header.Get("Retry-After")); err == nil && n > 0 {

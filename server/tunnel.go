@@ -70,7 +70,11 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	}
 	ses := &session{m, l, p, ws.RemoteAddr(), make(chan struct{}, maxDials), log}
 	hello := l.Session()
-	log.Info("session opened", "client", hello.Agent, "label", hello.Label)
+	opened := log.With("client", hello.Agent)
+	if hello.Label != "" {
+		opened = opened.With("label", hello.Label)
+	}
+	opened.Info("session opened")
 	start := time.Now()
 	s.serveSession(ses)
 	m.Close()

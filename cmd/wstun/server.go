@@ -166,7 +166,13 @@ func (s *serverFlags) listeners(c *cli.Context, cfg server.Config, log *slog.Log
 	var secure *tls.Config
 	var cert *tlsconf.Certificate
 	if s.tls.CertFile != "" || s.tls.KeyFile != "" || s.tls.SelfSigned {
-		if secure, cert, err = s.tls.Config(); err != nil {
+		secure, cert, err = s.tls.Config()
+		switch {
+		case s.tls.CertFile == "" && s.tls.KeyFile != "":
+			return nil, usagef("--tls-key %s without --tls-cert", s.tls.KeyFile)
+		case err != nil && s.tls.CertFile != "" && s.tls.KeyFile == "":
+			return nil, withHints(err, "if the key is in a file of its own, give --tls-key FILE")
+		case err != nil:
 			return nil, err
 		}
 	}

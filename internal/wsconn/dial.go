@@ -27,6 +27,7 @@ type StatusError struct {
 	Body     string // the first 1,024 bytes
 	Header   http.Header
 	Redirect string // where it points; empty: nowhere
+	Sent     bool   // the request had an Authorization header
 }
 
 func (e *StatusError) Error() string {
@@ -73,7 +74,9 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	})
 	if err != nil {
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-			return nil, statusError(resp)
+			e := statusError(resp)
+			e.Sent = o.Header.Get("Authorization") != ""
+			return nil, e
 		}
 		return nil, err
 	}
