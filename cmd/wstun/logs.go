@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"strconv"
@@ -18,9 +19,23 @@ func (s *shared) logger(w io.Writer) *slog.Logger {
 		level = min(level, slog.LevelDebug)
 	}
 	if s.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: forMachines}))
 	}
 	return slog.New(newTextHandler(w, level))
+}
+
+// forMachines makes durations seconds, and addresses what they look like.
+func forMachines(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case time.Duration:
+		a.Value = slog.Float64Value(v.Seconds())
+	case slog.Level, error: // slog knows these
+	case fmt.Stringer:
+		if a.Value.Kind() == slog.KindAny {
+			a.Value = slog.StringValue(v.String())
+		}
+	}
+	return a
 }
 
 // A textHandler writes lines for people,
