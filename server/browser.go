@@ -43,7 +43,7 @@ func (b *browser) Abort(cause error) error {
 	case errors.Is(cause, netx.ErrDraining):
 		b.Finish(wsconn.GoingAway, "the server is stopping")
 	case errors.Is(cause, relay.ErrHalfOpen):
-		b.Finish(wsconn.GoingAway, "nothing came for too long")
+		b.Finish(wsconn.Policy, "nothing came for too long")
 	default:
 		b.Finish(wsconn.InternalError, "the connection to the target failed")
 	}

@@ -106,7 +106,7 @@ func dial(car Carrier, h Hello, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	s := Session{
-		ID: w.sid, Principal: w.tlvs.text(tlvPrincipal), Agent: w.tlvs.text(tlvAgent), RTT: rtt,
+		ID: w.sid, Principal: string(w.tlvs[tlvPrincipal]), Agent: w.tlvs.text(tlvAgent), RTT: rtt,
 		Limits: Limits{
 			ResumeWindow: time.Duration(w.resumeWindow) * time.Second,
 			Ping:         time.Duration(w.ping) * time.Second,

@@ -168,6 +168,9 @@ func parseReject(m []byte) error {
 	if err != nil {
 		return err
 	}
+	if proof := 8 + 32; head[0] == RejectClosed && len(rest) >= proof {
+		rest = rest[proof:] // final_rcv and its MAC, of use to a resume only
+	}
 	return &RejectError{head[0], binary.BigEndian.Uint32(head[1:]), string(rest[:min(len(rest), maxReason)])}
 }
 

@@ -41,7 +41,7 @@ type Conn struct {
 	r      io.Reader // of the current message
 	peeked [1]byte   // its first byte, if have
 	have   bool
-	more   bool // the last read was not short: the frame may go on
+	more   bool // a frame has begun, and the last read of it was not short
 
 	peerClosed atomic.Bool // a Close frame came
 	finished   atomic.Bool // ours was asked for
@@ -86,7 +86,7 @@ func (c *Conn) Ready() error {
 	if err != nil {
 		return c.readErr(err)
 	}
-	c.r = r
+	c.r, c.more = r, true
 	return nil
 }
 
@@ -104,7 +104,7 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 		n, err = c.r.Read(p)
 		c.more = n == len(p)
 		if err == io.EOF { // an empty message, or its end
-			c.r = nil
+			c.r, c.more = nil, false
 		} else if err != nil {
 			return n, c.readErr(err)
 		}

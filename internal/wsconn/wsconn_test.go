@@ -87,6 +87,22 @@ func TestBytesBothWays(t *testing.T) {
 	})
 }
 
+// A relay asks Ready before each Read; a short message must not cost two writes.
+func TestReadAfterReadyReturnsTheWholeMessage(t *testing.T) {
+	both(t, func(t *testing.T, c, s *Conn) {
+		buf := make([]byte, 100)
+		for range 3 {
+			c.Write([]byte("hello"))
+			if err := s.Ready(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := s.Read(buf); n != 5 || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		}
+	})
+}
+
 func TestMessagesKeepTheirBorders(t *testing.T) {
 	both(t, func(t *testing.T, c, s *Conn) {
 		msgs := [][]byte{[]byte("a"), bytes.Repeat([]byte("b"), 70_000), {}, []byte("c")}
