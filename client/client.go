@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"wstun/internal/netx"
+	"wstun/mux"
 )
 
 // Config says which server to reach, how, and what to forward. URL and Log are
@@ -156,15 +157,36 @@ func (c *Client) listen() error {
 // forward serves one local connection.
 func (c *Client) forward(ctx context.Context, local net.Conn, f Forward) {
 	log := c.cfg.Log.With("from", local.RemoteAddr(), "to", f.Address)
-	wait, cancel := context.WithTimeout(ctx, c.cfg.Wait)
-	t, err := c.wait(wait)
-	cancel()
+	start := time.Now()
+	st, err := c.open(ctx, f)
 	if err != nil {
 		log.Warn("connection refused", "why", err)
 		netx.Abort(local, err)
 		return
 	}
-	t.relay(ctx, local, f, c.cfg.HalfOpen, log)
+	relayOver(ctx, local, st, c.cfg.HalfOpen, log, start)
+}
+
+// open opens a stream for f on the present session, or the next. A session
+// that turns out to be lost carried nothing of f's yet, so the next will do.
+func (c *Client) open(ctx context.Context, f Forward) (*mux.Stream, error) {
+	for {
+		wait, cancel := context.WithTimeout(ctx, c.cfg.Wait)
+		t, err := c.wait(wait)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		st, err := t.DialEarly(ctx, f.Network, f.Address)
+		if !errors.Is(err, mux.ErrLost) {
+			return st, err
+		}
+		c.mu.Lock()
+		if c.tunnel == t {
+			c.tunnel = nil // keep is about to say so
+		}
+		c.mu.Unlock()
+	}
 }
 
 // wait returns the present session, or the next.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"wstun/internal/line"
-	"wstun/internal/netx"
 	"wstun/internal/relay"
 	"wstun/internal/wsconn"
 	"wstun/mux"
@@ -62,6 +61,9 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	}
 	t := &tunnel{line: l, ws: ws, away: make(chan struct{})}
 	l.OnGoAway(t.goAway)
+	// A peer that begins with half a frame holds yamux up.
+	stop := context.AfterFunc(greeting, func() { l.Abort(line.CodeAborted, context.Cause(greeting)) })
+	defer stop()
 	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: streamWindow}); err != nil {
 		t.wait()
 		return nil, err
@@ -80,17 +82,10 @@ func (t *tunnel) goAway(g line.GoAway) {
 	}
 }
 
-// relay joins local, which it owns, with address on the other side.
-func (t *tunnel) relay(ctx context.Context, local net.Conn, f Forward, halfOpen time.Duration, log *slog.Logger) {
-	start := time.Now()
-	st, err := t.DialEarly(ctx, f.Network, f.Address)
-	if err != nil {
-		log.Warn("connection refused", "why", err)
-		netx.Abort(local, err)
-		return
-	}
+// relayOver joins local with st, both of which it owns.
+func relayOver(ctx context.Context, local net.Conn, st *mux.Stream, halfOpen time.Duration, log *slog.Logger, start time.Time) {
 	run := relay.Relay{HalfOpen: halfOpen}
-	err = run.Run(ctx, local, st)
+	err := run.Run(ctx, local, st)
 	var refusal *mux.RefusedError
 	if errors.As(err, &refusal) {
 		log.Warn("connection refused", "why", "the server says: "+refusal.Error())

@@ -75,7 +75,7 @@ func (s *Session) accept() {
 
 // opened reads the OPEN of a stream and hands it on.
 func (s *Session) opened(st *Stream) {
-	st.ys.SetReadDeadline(time.Now().Add(openTimeout))
+	st.ys.SetReadDeadline(time.Now().Add(s.cfg.openTimeout))
 	kind, body, err := readOpen(st.ys)
 	st.ys.SetReadDeadline(time.Time{})
 	var refusal *RefusedError

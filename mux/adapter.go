@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 )
 
 // A Line is what a session runs on: package line's Conn, or anything else that
@@ -53,6 +54,8 @@ type adapter struct {
 	give int // of hdr, what yamux has not been given yet
 	body int // bytes of the body that are still to come
 	last uint32
+
+	violation atomic.Pointer[error] // why the guard ended the session
 }
 
 var _ io.ReadWriteCloser = (*adapter)(nil)
@@ -84,6 +87,7 @@ func (a *adapter) Read(p []byte) (int, error) {
 		}
 		if a.have == yamuxHeader {
 			if err := a.check(); err != nil {
+				a.violation.Store(&err)
 				return 0, err
 			}
 			a.give = yamuxHeader

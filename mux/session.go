@@ -31,6 +31,8 @@ type Config struct {
 	// MaxStreams bounds the streams that the peer may have open. 0 means
 	// 16,384; further ones are refused with Limit.
 	MaxStreams int
+
+	openTimeout time.Duration // for tests; 0: openTimeout
 }
 
 const (
@@ -43,9 +45,10 @@ const (
 
 // A Session is one end. Its methods may be called concurrently.
 type Session struct {
-	line Line
-	ys   *yamux.Session
-	cfg  Config
+	line  Line
+	guard *adapter
+	ys    *yamux.Session
+	cfg   Config
 
 	requests chan *Request
 	pending  chan struct{} // a slot for each OPEN of ours without an answer
@@ -73,6 +76,9 @@ func newSession(l Line, cfg Config, client bool) (*Session, error) {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 16_384
 	}
+	if cfg.openTimeout == 0 {
+		cfg.openTimeout = openTimeout
+	}
 	yc := &yamux.Config{
 		AcceptBacklog: acceptBacklog,
 		// The line does liveness; and each of yamux's timers loses data or
@@ -84,7 +90,7 @@ func newSession(l Line, cfg Config, client bool) (*Session, error) {
 		LogOutput:              io.Discard, // every error it logs also ends the session
 	}
 	s := &Session{
-		line: l, cfg: cfg,
+		line: l, guard: &adapter{line: l, client: client}, cfg: cfg,
 		requests: make(chan *Request),
 		pending:  make(chan struct{}, maxPending),
 		streams:  map[uint32]*Stream{},
@@ -94,7 +100,7 @@ func newSession(l Line, cfg Config, client bool) (*Session, error) {
 	if client {
 		open = yamux.Client
 	}
-	if s.ys, err = open(&adapter{line: l, client: client}, yc); err != nil {
+	if s.ys, err = open(s.guard, yc); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("session: %w", err)
 	}
@@ -202,6 +208,9 @@ var ErrLost = errors.New("session lost")
 
 // Err returns why the session ended, and a general answer while it lives.
 func (s *Session) Err() error {
+	if v := s.guard.violation.Load(); v != nil {
+		return fmt.Errorf("%w: %w", ErrLost, *v)
+	}
 	var err error
 	if l, ok := s.line.(interface{ Err() error }); ok {
 		err = l.Err()

@@ -130,6 +130,11 @@ func (f *front) plain(w http.ResponseWriter, r *http.Request, p access.Principal
 	if _, err := f.s.target(r, p); err != nil {
 		return err
 	}
+	select {
+	case <-f.s.drain:
+		return errDraining
+	default:
+	}
 	w.Header().Set("Upgrade", "websocket")
 	return &httpError{status: http.StatusUpgradeRequired,
 		text: "This is a WebSocket endpoint of wstun. A page reaches what is behind it with new WebSocket(location.href.replace(/^http/, \"ws\"))."}

@@ -56,14 +56,17 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	defer ws.Wait()
 	log := s.cfg.Log.With("user", p.Name, "from", ws.RemoteAddr())
 	ctx, cancel := context.WithTimeout(s.life, upgradeTimeout)
+	defer cancel()
 	l, err := s.lines.Accept(ctx, ws, p.Name)
-	cancel()
 	if err != nil {
 		log.Warn("session refused", "why", err)
 		return
 	}
 	defer l.Wait()
+	// A peer that begins with half a frame holds yamux up.
+	stop := context.AfterFunc(ctx, func() { l.Abort(line.CodeAborted, context.Cause(ctx)) })
 	m, err := mux.Server(l, muxConfig())
+	stop()
 	if err != nil {
 		log.Warn("session failed", "why", err)
 		return

@@ -78,7 +78,6 @@ func (c *Conn) WriteJoined(head, body []byte) (n int, err error) {
 		head = head[h:]
 		body = body[copy(room[h:], body):]
 		n += k
-		c.live.sent()
 		if k <= inlineMax && !c.out.sending {
 			c.out.sending = true
 			c.pump(true)
@@ -287,6 +286,7 @@ func (c *Conn) collectData() {
 		n += g.size()
 		s.unsent -= g.size()
 		s.maxSent = max(s.maxSent, g.off+uint64(g.size()))
+		c.live.sent() // not before: a peer that gives no credit is slow, not dead
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -48,6 +49,7 @@ func newSink(c net.Conn) sink {
 // connection costs no buffer.
 type source struct {
 	conn  net.Conn
+	ended *atomic.Bool               // conn was told that no more bytes come to it
 	ready interface{ Ready() error } // nil if conn has no such method
 	raw   syscall.RawConn            // nil if conn is no socket
 
@@ -61,8 +63,8 @@ type source struct {
 
 // newSource prefers, in this order, a conn's own Ready, which blocks until a
 // Read would have something, and readiness as the kernel tells it.
-func newSource(c net.Conn) *source {
-	s := &source{conn: c}
+func newSource(c net.Conn, ended *atomic.Bool) *source {
+	s := &source{conn: c, ended: ended}
 	if r, ok := c.(interface{ Ready() error }); ok {
 		s.ready = r
 		return s

@@ -31,8 +31,11 @@ func (s *source) tryRead(fd uintptr) (done bool) {
 		case err == syscall.EAGAIN:
 			putBlock(b)
 			return false
-		case err != nil:
+		case err != nil, n == 0 && s.wasReset(int(fd)):
 			putBlock(b)
+			if err == nil {
+				err = syscall.ECONNRESET
+			}
 			s.err = &net.OpError{Op: "read", Net: s.conn.LocalAddr().Network(), Source: s.conn.LocalAddr(), Addr: s.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
 			return true
 		case n == 0:
@@ -43,4 +46,12 @@ func (s *source) tryRead(fd uintptr) (done bool) {
 		s.block, s.n = b, n
 		return true
 	}
+}
+
+// wasReset tells what an end of 0 bytes hides: the kernel reports a reset once,
+// and if a write to conn met it, a read sees an end. A connection of which only
+// the peer has ended its half still has a peer.
+func (s *source) wasReset(fd int) bool {
+	_, err := syscall.Getpeername(fd)
+	return err != nil && !s.ended.Load() // in this order: ended is set before our half ends
 }

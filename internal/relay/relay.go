@@ -76,6 +76,7 @@ func (r *Relay) Run(ctx context.Context, a, b net.Conn) error {
 		case !half:
 			end(errEnded)
 		default:
+			d.other.ended.Store(true)
 			if err := netx.CloseWrite(d.dst); err != nil {
 				end(&Fault{d.dst, "write", err})
 			}
@@ -83,6 +84,7 @@ func (r *Relay) Run(ctx context.Context, a, b net.Conn) error {
 	}
 	there := &direction{dst: b, src: a, count: &r.Sent, fail: end}
 	back := &direction{dst: a, src: b, count: &r.Received, fail: end}
+	there.other, back.other = back, there
 	var wg sync.WaitGroup
 	halfOpen := r.reaper(end)
 	wg.Go(func() { run(there); halfOpen() })
@@ -137,6 +139,8 @@ type direction struct {
 	count    *atomic.Int64
 	fail     context.CancelCauseFunc
 	watch    *time.Timer
+	other    *direction
+	ended    atomic.Bool // src was told that no more bytes come to it
 }
 
 // blocked is after how long a write that does not return makes the relay look
@@ -145,7 +149,7 @@ type direction struct {
 const blocked = 250 * time.Millisecond
 
 func (d *direction) copy() error {
-	in := newSource(d.src)
+	in := newSource(d.src, &d.ended)
 	out := newSink(d.dst)
 	d.watch = time.AfterFunc(time.Hour, d.look)
 	d.watch.Stop()
@@ -163,9 +167,11 @@ func (d *direction) copy() error {
 			}
 		}
 		putBlock(block)
-		var fault *Fault
+		if err == nil {
+			continue
+		}
+		var fault *Fault // escapes, so not before there is need of it
 		switch {
-		case err == nil:
 		case err == io.EOF:
 			return nil
 		case errors.As(err, &fault):
