@@ -41,12 +41,19 @@ func (c *Client) keep(use func(*tunnel)) error {
 			}
 			continue
 		}
-		ever, said, back = true, "", backoff{}
+		ever, said = true, ""
+		start := time.Now()
 		s := t.line.Session()
 		log.Info("connected", "url", c.cfg.URL.Redacted(), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
 		use(t)
 		c.serve(t)
 		use(nil)
+		if time.Since(start) >= settled {
+			back = backoff{}
+		}
+		if c.life.Err() == nil && !c.pause(back.next(0)) {
+			return nil
+		}
 	}
 }
 
@@ -112,7 +119,8 @@ func (c *Client) pause(d time.Duration) bool {
 	case <-timer.C:
 		return true
 	case <-c.life.Done():
-	case <-c.soft.Done():
+	case <-c.soft.Done(): // nothing needs a session any more but what runs on an old one
+		<-c.life.Done()
 	}
 	return false
 }
@@ -123,6 +131,7 @@ type backoff struct{ tries int }
 const (
 	firstPause = 250 * time.Millisecond
 	maxPause   = 10 * time.Second
+	settled    = 10 * time.Second // a session that lasted shows that the server is well
 )
 
 // next returns the next pause, not less than what the server asks for.

@@ -18,8 +18,9 @@ const settleTimeout = 30 * time.Second
 
 // Stdio joins in and out with address on the server's side, makes the session
 // for it, and ends both. It returns nil only if the far end said that it has
-// ended, and everything read from in has been taken there and acknowledged.
-// When the far end ends, in is not waited for. ctx ends it at once; Stdio then
+// ended, and everything read from in has been acknowledged. When the far end
+// ends, in is not waited for: if it has not ended as well a moment later, the
+// target sees a reset, since nobody knows whether it had everything. ctx ends it at once; Stdio then
 // leaves a Read of in behind, if in cannot be interrupted by closing it.
 func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadCloser, out io.WriteCloser) error {
 	defer context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })()
@@ -39,26 +40,41 @@ func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadC
 	st := conn.(*mux.Stream)
 	local := newStdio(in, out)
 	run := relay.Relay{HalfOpen: c.cfg.HalfOpen}
-	if err := run.Run(c.life, local, st); err != nil {
-		return errors.New(why(err, local))
-	}
+	err = run.Run(c.life, local, st)
 	settling, cancel := context.WithTimeout(c.life, settleTimeout)
 	defer cancel()
+	if errors.Is(err, errInputLeft) {
+		return t.finish(settling) // what was read of it has been sent, and is acknowledged now
+	}
+	if err != nil {
+		return errors.New(why(err, local))
+	}
 	if err := st.Settled(settling); err != nil {
 		return fmt.Errorf("%s: the end is not acknowledged: %w", address, err)
 	}
 	return t.finish(settling)
 }
 
-// stdio is standard input and output as one conn. When its peer ends, so does
-// reading: a program that has said everything need not wait for more input.
+// stdio is standard input and output as one conn. When its peer has ended,
+// reading goes on only as long as there is more at once: a program that has
+// said everything need not wait for input, but what is there must not be lost.
 type stdio struct {
 	net.Conn // nil: nothing else is asked of it
 	in       *io.PipeReader
 	src      io.ReadCloser
 	out      io.WriteCloser
 	once     sync.Once
+
+	mu    sync.Mutex
+	quiet *time.Timer // runs once the peer has ended
 }
+
+const inputGrace = time.Second
+
+// errInputLeft ends a relay whose far end has ended while standard input, as
+// far as can be told, has not: what came of it may be incomplete, so the target
+// is told of a failure and not of an end.
+var errInputLeft = errors.New("the far end has ended, and standard input has not")
 
 func newStdio(in io.ReadCloser, out io.WriteCloser) *stdio {
 	r, w := io.Pipe()
@@ -71,8 +87,13 @@ func newStdio(in io.ReadCloser, out io.WriteCloser) *stdio {
 
 func (s *stdio) Read(p []byte) (int, error) {
 	n, err := s.in.Read(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.quiet != nil {
+		s.quiet.Reset(inputGrace)
+	}
 	if errors.Is(err, io.ErrClosedPipe) {
-		err = io.EOF
+		err = errInputLeft
 	}
 	return n, err
 }
@@ -81,13 +102,19 @@ func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
 
 // CloseWrite is called when the far end has ended.
 func (s *stdio) CloseWrite() error {
-	err := s.out.Close()
-	s.in.Close()
-	return err
+	s.mu.Lock()
+	s.quiet = time.AfterFunc(inputGrace, func() { s.in.Close() })
+	s.mu.Unlock()
+	return s.out.Close()
 }
 
 func (s *stdio) Close() error {
 	s.once.Do(func() {
+		s.mu.Lock()
+		if s.quiet != nil {
+			s.quiet.Stop()
+		}
+		s.mu.Unlock()
 		s.in.Close()
 		s.out.Close()
 		s.src.Close() // frees the copying goroutine, where the system can

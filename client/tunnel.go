@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"wstun/internal/line"
+	"wstun/internal/netx"
 	"wstun/internal/relay"
 	"wstun/internal/wsconn"
 	"wstun/mux"
@@ -27,6 +29,8 @@ type tunnel struct {
 	line *line.Conn
 	ws   *wsconn.Conn
 	away chan struct{} // the server wants new streams elsewhere
+
+	refusing sync.WaitGroup
 }
 
 // connect makes a session. ctx bounds the call. An error that is the server's
@@ -64,11 +68,23 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(greeting, func() { l.Abort(line.CodeAborted, context.Cause(greeting)) })
 	defer stop()
-	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: streamWindow}); err != nil {
+	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: streamWindow, MaxStreams: 1}); err != nil {
 		t.wait()
 		return nil, err
 	}
+	t.refusing.Go(t.refuse)
 	return t, nil
+}
+
+// refuse answers what the server asks for: nothing is offered to it.
+func (t *tunnel) refuse() {
+	for {
+		r, err := t.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		r.Refuse(netx.ErrDenied)
+	}
 }
 
 func (t *tunnel) goAway(g line.GoAway) {
@@ -126,6 +142,7 @@ func (t *tunnel) close() {
 }
 
 func (t *tunnel) wait() {
+	t.refusing.Wait()
 	t.line.Wait()
 	t.ws.Wait()
 }

@@ -34,6 +34,7 @@ func (s *Session) Accept(ctx context.Context) (*Request, error) {
 // Grant says that the connection stands, bound to addr, which may be empty,
 // and returns it. The caller closes it.
 func (r *Request) Grant(addr string) (*Stream, error) {
+	r.st.ses.guard.settled(r.st.ys.StreamID())
 	if _, err := r.st.ys.Write(appendReply(nil, OK, addr)); err != nil {
 		r.st.Abort(nil)
 		return nil, r.st.writeErr(err)
@@ -65,6 +66,7 @@ func (s *Session) accept() {
 		s.incoming++
 		full := s.incoming > s.cfg.MaxStreams+1 // the control stream
 		s.mu.Unlock()
+		full = full || s.guard.unanswered() > maxUnanswered
 		if full {
 			s.background(func() { st.refuse(Limit, "too many streams") })
 			continue
@@ -139,7 +141,13 @@ func (s *Session) reset(st *Stream, code uint16) {
 func (s *Session) serveControl(st *Stream) {
 	s.mu.Lock()
 	st.isControl = true
+	s.controls++
+	second := s.controls > 1
 	s.mu.Unlock()
+	if second {
+		st.refuse(Bad, "there is a control stream")
+		return
+	}
 	c, err := (&Request{st: st}).Grant("")
 	if err != nil {
 		return
@@ -167,8 +175,15 @@ func (s *Session) serveControl(st *Stream) {
 func (s *Session) resetBy(id uint32, code uint16) {
 	s.mu.Lock()
 	st := s.streams[id]
+	if st != nil && st.isControl {
+		st = nil
+	}
 	s.mu.Unlock()
-	if st != nil && !st.isControl {
+	switch {
+	case st == nil:
+	case code == ResetUnread:
+		st.failUnread()
+	default:
 		st.fail(&ResetError{code}, true)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 )
 
@@ -56,6 +57,9 @@ type adapter struct {
 	last uint32
 
 	violation atomic.Pointer[error] // why the guard ended the session
+
+	mu    sync.Mutex
+	early map[uint32]int // of the peer's streams without an answer: bytes that came
 }
 
 var _ io.ReadWriteCloser = (*adapter)(nil)
@@ -88,6 +92,9 @@ func (a *adapter) Read(p []byte) (int, error) {
 		if a.have == yamuxHeader {
 			if err := a.check(); err != nil {
 				a.violation.Store(&err)
+				if l, ok := a.line.(interface{ Abort(uint16, error) }); ok {
+					l.Abort(closeProtocol, err)
+				}
 				return 0, err
 			}
 			a.give = yamuxHeader
@@ -122,6 +129,9 @@ func (a *adapter) check() error {
 	case typ == yamuxData && length > maxData, typ == yamuxWindowUpdate && length > maxWindow:
 		return bad("length")
 	case flags&flagSYN == 0:
+		if typ == yamuxData && !a.admits(id, int(length)) {
+			return bad("more than may come before the answer")
+		}
 		return nil
 	case (id%2 == 1) == a.client:
 		return bad("a stream id of this side's")
@@ -129,7 +139,54 @@ func (a *adapter) check() error {
 		return bad("a stream id again")
 	}
 	a.last = id
+	a.begins(id)
+	if typ == yamuxData && !a.admits(id, int(length)) {
+		return bad("more than may come before the answer")
+	}
 	return nil
+}
+
+// closeProtocol is the line's code for a peer that breaks the protocol.
+const closeProtocol = 3
+
+// maxBeforeAnswer bounds what a stream may hold that nobody has agreed to: its
+// OPEN, the early records, and how they end.
+const maxBeforeAnswer = openHeader + maxOpen + maxEarly + 64
+
+// begins starts the count for a stream of the peer's.
+func (a *adapter) begins(id uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.early == nil {
+		a.early = map[uint32]int{}
+	}
+	a.early[id] = 0
+}
+
+// admits counts n bytes of stream id, and reports whether they may come.
+func (a *adapter) admits(id uint32, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	have, ok := a.early[id]
+	if !ok {
+		return true
+	}
+	a.early[id] = have + n
+	return have+n <= maxBeforeAnswer
+}
+
+// settled ends the count for a stream that is answered, or over.
+func (a *adapter) settled(id uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.early, id)
+}
+
+// unanswered returns how many streams of the peer have no answer.
+func (a *adapter) unanswered() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.early)
 }
 
 // Close is called by yamux while its readers wait, so it must not block.

@@ -4,12 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"time"
-
-	"github.com/hashicorp/yamux"
 )
 
 // How a stream ends. yamux's Close is a half-close that also ends its writer's
@@ -56,8 +53,19 @@ func (s *Stream) Broken() error {
 	return nil
 }
 
+// failUnread makes writes fail, since nobody reads them, and leaves reads alone.
+func (s *Stream) failUnread() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && !s.unread && !s.closed {
+		s.unread = true
+		s.ys.SetWriteDeadline(longAgo)
+		s.gate.open()
+	}
+}
+
 // Close ends the stream: it says FIN if that was not said, and stops reading.
-// A peer that goes on writing is reset. It does not wait for any of that.
+// A peer that goes on writing is told so. It does not wait for any of that.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -116,8 +124,12 @@ func (s *Stream) linger() {
 		said = err == nil
 	}
 	s.writeMu.Unlock()
-	if !said || !s.awaitEnd(false) {
+	switch {
+	case !said:
 		s.ses.reset(s, ResetByPeer)
+		s.awaitEnd(true)
+	case !s.awaitEnd(false):
+		s.ses.reset(s, ResetUnread)
 		s.awaitEnd(true)
 	}
 	s.release()
@@ -196,20 +208,30 @@ func (s *Stream) awaitEnd(discard bool) bool {
 	}
 }
 
-// release lets go of the stream, once.
+// release lets go of the stream, once. It counts as open until the peer has
+// let go of it as well: yamux keeps it until then, and takes what still comes
+// for it, which is dropped here.
 func (s *Stream) release() {
 	s.releases.Do(func() {
+		s.readMu.Lock() // readers have been woken
 		if s.replied != nil {
-			s.readMu.Lock()
 			select {
 			case <-s.replied:
 			default:
 				s.answered(net.ErrClosed)
 			}
-			s.readMu.Unlock()
 		}
+		s.readMu.Unlock()
+		s.ses.guard.settled(s.ys.StreamID())
 		s.ys.Close()
-		s.ses.forget(s)
+		s.ses.background(func() {
+			s.readMu.Lock()
+			defer s.readMu.Unlock()
+			s.ys.SetReadDeadline(time.Time{})
+			io.Copy(io.Discard, s.ys)
+			close(s.gone)
+			s.ses.forget(s)
+		})
 	})
 }
 
@@ -217,18 +239,13 @@ func (s *Stream) release() {
 // and that was closed here: then everything written has been taken at its far
 // end. It returns why that is not known instead.
 func (s *Stream) Settled(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { s.ys.SetReadDeadline(longAgo) })()
-	s.ys.SetReadDeadline(time.Time{})
-	_, err := s.ys.Read(make([]byte, 1))
-	switch {
-	case ctx.Err() != nil:
+	select {
+	case <-s.gone:
+	case <-ctx.Done():
 		return context.Cause(ctx)
-	case s.ses.ys.IsClosed():
-		return s.ses.Err()
-	case err == io.EOF:
-		return nil
-	case errors.Is(err, yamux.ErrConnectionReset):
-		return &ResetError{ResetByPeer}
 	}
-	return fmt.Errorf("%w: bytes behind the end of a stream", ErrProtocol)
+	if s.ses.ys.IsClosed() {
+		return s.ses.Err()
+	}
+	return nil
 }

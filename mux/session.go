@@ -41,6 +41,7 @@ const (
 	maxPending    = 512              // OPENs without an answer, below yamux's backlog
 	acceptBacklog = 1024
 	maxEarly      = 64 << 10 // bytes sent behind an OPEN before its answer
+	maxUnanswered = 1024     // OPENs of the peer's without an answer
 )
 
 // A Session is one end. Its methods may be called concurrently.
@@ -58,7 +59,8 @@ type Session struct {
 
 	mu       sync.Mutex
 	streams  map[uint32]*Stream
-	incoming int
+	incoming int // of streams, those that the peer opened
+	controls int // of incoming, control streams: one
 	ended    bool
 }
 
@@ -170,7 +172,7 @@ func (s *Session) open(ctx context.Context, kind byte, body string) (*Stream, er
 // add registers a stream; a session that has ended still gives it a life, the
 // shortest possible.
 func (s *Session) add(ys *yamux.Stream, remote net.Addr) *Stream {
-	st := &Stream{ses: s, ys: ys, remote: remote}
+	st := &Stream{ses: s, ys: ys, remote: remote, gone: make(chan struct{})}
 	st.gate.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()

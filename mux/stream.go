@@ -42,11 +42,13 @@ type Stream struct {
 	finIn    bool  // the peer's FIN record was read
 	finOut   bool  // ours was written
 	err      error // why the stream failed; nil while it has not
+	unread   bool  // the peer has closed it: writes fail, reads go on
 	told     bool  // the peer knows of the failure: it said so itself
 	closed   bool  // Close or Abort was called
 	readBy   time.Time
 	writeBy  time.Time
 	releases sync.Once
+	gone     chan struct{} // closed when the peer has let go of it, after us
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -60,12 +62,20 @@ func (e *ResetError) Error() string {
 		return "reset by the far end: timed out there"
 	case ResetShutdown:
 		return "reset by the far end: it is stopping"
+	case ResetUnread:
+		return "closed by the far end"
 	}
 	return "reset by the far end"
 }
 
-// Is makes errors.Is(err, syscall.ECONNRESET) hold across the session.
-func (e *ResetError) Is(target error) bool { return target == syscall.ECONNRESET }
+// Is makes errors.Is(err, syscall.ECONNRESET) hold across the session, or
+// EPIPE where a socket would say so.
+func (e *ResetError) Is(target error) bool {
+	if e.Code == ResetUnread {
+		return target == syscall.EPIPE
+	}
+	return target == syscall.ECONNRESET
+}
 
 // Ready blocks until Read has bytes, an end or an error to return, so that a
 // caller need not hold a buffer meanwhile.
@@ -244,11 +254,13 @@ func (s *Stream) answered(err error) {
 
 // awaitReply reads until the answer is in.
 func (s *Stream) awaitReply(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { s.ys.SetReadDeadline(longAgo) })()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { s.ys.SetReadDeadline(longAgo); close(woken) })
 	s.readMu.Lock()
 	defer s.readMu.Unlock()
 	err := s.readReply()
-	if ctx.Err() != nil {
+	if !stop() {
+		<-woken
 		return context.Cause(ctx)
 	}
 	return err
@@ -327,6 +339,8 @@ func (s *Stream) writable() error {
 		return net.ErrClosed
 	case s.err != nil:
 		return s.err
+	case s.unread:
+		return &ResetError{ResetUnread}
 	case passed(s.writeBy):
 		return os.ErrDeadlineExceeded
 	}
@@ -338,50 +352,19 @@ func (s *Stream) writeErr(err error) error {
 		return nil
 	}
 	s.mu.Lock()
-	failed, closed := s.err, s.closed
+	failed, closed, unread := s.err, s.closed, s.unread
 	s.mu.Unlock()
 	switch {
 	case failed != nil:
 		return failed
 	case closed:
 		return net.ErrClosed
+	case unread:
+		return &ResetError{ResetUnread}
 	case errors.Is(err, yamux.ErrTimeout):
 		return os.ErrDeadlineExceeded
 	case s.ses.ys.IsClosed():
 		return s.fail(s.ses.Err(), true)
 	}
 	return s.fail(&ResetError{ResetByPeer}, true)
-}
-
-// LocalAddr and RemoteAddr name what was asked for.
-func (s *Stream) LocalAddr() net.Addr  { return target{"wstun", ""} }
-func (s *Stream) RemoteAddr() net.Addr { return s.remote }
-
-// SetDeadline is SetReadDeadline and SetWriteDeadline.
-func (s *Stream) SetDeadline(t time.Time) error {
-	s.SetReadDeadline(t)
-	return s.SetWriteDeadline(t)
-}
-
-// SetReadDeadline makes reads fail with os.ErrDeadlineExceeded from t on.
-func (s *Stream) SetReadDeadline(t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.readBy = t
-	if s.err == nil && !s.closed {
-		s.ys.SetReadDeadline(t)
-	}
-	return nil
-}
-
-// SetWriteDeadline is the same for writes that wait for the peer's window;
-// how long the line holds one up is not counted.
-func (s *Stream) SetWriteDeadline(t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.writeBy = t
-	if s.err == nil && !s.closed {
-		s.ys.SetWriteDeadline(t)
-	}
-	return nil
 }

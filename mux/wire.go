@@ -213,6 +213,10 @@ const (
 	ResetShutdown uint16 = 3 // the process there ends
 	ResetInternal uint16 = 4
 	ResetProtocol uint16 = 5
+
+	// ResetUnread is a RESET's only: the stream was closed there, and what
+	// is sent to it is thrown away. What came from there stands, with its FIN.
+	ResetUnread uint16 = 6
 )
 
 // codeOf returns the code for an abort with this cause.

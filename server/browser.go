@@ -54,7 +54,7 @@ func (b *browser) Abort(cause error) error {
 // the source of what the target still has to read.
 func (b *browser) Write(p []byte) (int, error) {
 	n, err := b.Conn.Write(p)
-	if err != nil && b.PeerClosed() {
+	if errors.Is(err, wsconn.ErrEnded) {
 		return len(p), nil
 	}
 	return n, err
@@ -157,6 +157,7 @@ type pulse struct {
 	quiet   time.Duration // nothing was written
 	waiting time.Duration // since a ping, nothing has come
 	pinged  bool
+	unsent  int // then
 }
 
 // pongTimeout is how long a browser may leave a ping unanswered.
@@ -192,6 +193,8 @@ func (p *pulse) beat(b *browser, tick, interval time.Duration) {
 	switch {
 	case rx != p.rx:
 		p.pinged, p.waiting = false, 0
+	case p.pinged && b.Unsent() < p.unsent: // it still takes what was sent before
+		p.unsent, p.waiting = b.Unsent(), 0
 	case p.pinged:
 		p.waiting += tick
 	}
@@ -201,8 +204,9 @@ func (p *pulse) beat(b *browser, tick, interval time.Duration) {
 		b.Conn.Abort(nil)
 	case p.quiet >= interval:
 		p.quiet = 0
-		if b.Ping() {
-			p.pinged = true
+		b.Ping() // or a write has been blocked for all that time, which asks as much
+		if !p.pinged {
+			p.pinged, p.waiting, p.unsent = true, 0, b.Unsent()
 		}
 	}
 }

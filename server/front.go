@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"wstun/internal/access"
 )
@@ -40,6 +41,7 @@ func (e *httpError) Error() string {
 }
 
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = &patient{w}
 	if r.URL.Path == "/healthz" && !isUpgrade(r) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		io.WriteString(w, "ok\n")
@@ -57,6 +59,30 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, r, p, err)
 	}
 }
+
+// patient gives a client that reads an answer slowly time as long as it reads,
+// and no longer: net/http's limit is one for all of an answer.
+type patient struct{ http.ResponseWriter }
+
+const answerQuiet = 30 * time.Second
+
+func (p *patient) Write(b []byte) (int, error) {
+	p.limit()
+	return p.ResponseWriter.Write(b)
+}
+
+func (p *patient) WriteHeader(status int) {
+	p.limit()
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p *patient) limit() {
+	// A conn that knows no deadline, in a test, has none.
+	http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(answerQuiet))
+}
+
+// Unwrap lets the WebSocket take the conn over, and its deadline away.
+func (p *patient) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 func isUpgrade(r *http.Request) bool { return hasToken(r.Header["Upgrade"], "websocket") }
 

@@ -93,6 +93,9 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 func (s *Server) serveSession(ses *session) {
 	s.mu.Lock()
 	s.sessions[ses] = struct{}{}
+	if s.draining {
+		ses.line.GoAway(line.GoAway{Code: line.CodeShutdown, Flags: line.NewSession})
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()

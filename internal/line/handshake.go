@@ -105,14 +105,7 @@ func dial(car Carrier, h Hello, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := Session{
-		ID: w.sid, Principal: string(w.tlvs[tlvPrincipal]), Agent: w.tlvs.text(tlvAgent), RTT: rtt,
-		Limits: Limits{
-			ResumeWindow: time.Duration(w.resumeWindow) * time.Second,
-			Ping:         time.Duration(w.ping) * time.Second,
-			MaxStreams:   w.maxStreams, StreamWindow: w.streamWindow,
-		},
-	}
+	s := w.session(rtt)
 	s.key, err = sessionKey(priv, ch.pub[:], ch.nonce, m.nonce, w.sid, ch.instance, s.Principal)
 	if err != nil {
 		return nil, err
@@ -121,10 +114,25 @@ func dial(car Carrier, h Hello, cfg Config) (*Conn, error) {
 	if subtle.ConstantTimeCompare(want, w.confirm[:]) != 1 {
 		return nil, violation("WELCOME does not prove the key")
 	}
+	if w.wnd < minWindow {
+		return nil, violation("a window of %d bytes, less than %d", w.wnd, minWindow)
+	}
 	if s.Ping > 0 {
 		cfg.PingAfter = min(cfg.PingAfter, max(s.Ping, time.Second))
 	}
 	return newConn(cfg, car, s, w.wnd), nil
+}
+
+// session is what a client takes from w.
+func (w *welcome) session(rtt time.Duration) Session {
+	return Session{
+		ID: w.sid, Principal: string(w.tlvs[tlvPrincipal]), Agent: w.tlvs.text(tlvAgent), RTT: rtt,
+		Limits: Limits{
+			ResumeWindow: time.Duration(w.resumeWindow) * time.Second,
+			Ping:         time.Duration(w.ping) * time.Second,
+			MaxStreams:   w.maxStreams, StreamWindow: w.streamWindow,
+		},
+	}
 }
 
 // Server is the accepting side of handshakes, for one process.
@@ -194,6 +202,9 @@ func (s *Server) accept(car Carrier, principal string) (*Conn, error) {
 	h, err := parseHello(hel)
 	if err != nil {
 		return nil, err
+	}
+	if h.wnd < minWindow {
+		return nil, &RejectError{Code: RejectPolicy, Reason: fmt.Sprintf("a window of less than %d bytes", minWindow)}
 	}
 	if v := h.tlvs[tlvSingle]; len(v) > 0 && v[0] != 0 {
 		return nil, &RejectError{Code: RejectPolicy, Reason: "sessions of a single stream are not served here"}

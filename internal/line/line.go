@@ -64,12 +64,16 @@ func (c Config) withDefaults() Config {
 	if c.Window == 0 {
 		c.Window = 4 << 20
 	}
-	c.Window = max(c.Window, 128<<10)
+	c.Window = max(c.Window, minWindow)
 	set(&c.PingAfter, 12*time.Second)
 	set(&c.DeadAfter, 10*time.Second)
 	set(&c.StallAfter, 30*time.Second)
 	return c
 }
+
+// minWindow is the least window of either side: a frame is never split to fit
+// what is left of one.
+const minWindow = 128 << 10
 
 // Codes of CLOSE and GOAWAY; docs/protocol.md, "Codes".
 const (
@@ -216,12 +220,16 @@ const closeTimeout = 5 * time.Second
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.err != nil {
+	if c.closed {
 		return nil
 	}
 	c.closed = true
+	if c.err != nil {
+		c.in.discard()
+		return nil
+	}
 	c.out.ended = true
-	c.in.discard(c)
+	c.in.discard()
 	c.live.closeBy(closeTimeout)
 	c.changed.Broadcast()
 	c.kick()
@@ -249,7 +257,7 @@ func (c *Conn) abort(code uint16, cause error) {
 	c.out.abort = &frame{typ: frameClose, arg: c.out.end, code: code, body: []byte(reason[:min(len(reason), maxReason)])}
 	c.out.abortErr = cause
 	c.closed = true
-	c.in.discard(c)
+	c.in.discard()
 	c.live.closeBy(abortTimeout)
 	c.changed.Broadcast()
 	c.kick()
@@ -257,7 +265,8 @@ func (c *Conn) abort(code uint16, cause error) {
 
 const abortTimeout = time.Second
 
-// end ends the line for good, with the lock held.
+// end ends the line for good, with the lock held. What has been received can
+// still be read.
 func (c *Conn) end(err error) {
 	if c.err != nil {
 		return
@@ -266,7 +275,6 @@ func (c *Conn) end(err error) {
 	c.car.Close()
 	c.live.stop()
 	c.out.drop()
-	c.in.discard(c)
 	c.changed.Broadcast()
 	close(c.done)
 	c.kick()

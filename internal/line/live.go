@@ -66,10 +66,13 @@ func (l *liveness) pong(id uint64) {
 	}
 }
 
-// closeBy bounds the rest of the line's life.
+// closeBy bounds the rest of the line's life; it never prolongs it.
 func (l *liveness) closeBy(d time.Duration) {
-	l.deadline = time.Now().Add(d)
-	l.timer.Reset(d)
+	at := time.Now().Add(d)
+	if l.deadline.IsZero() || at.Before(l.deadline) {
+		l.deadline = at
+		l.timer.Reset(d)
+	}
 }
 
 // check is the timer's func: it asks, gives up, or waits on.

@@ -64,7 +64,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	r := &c.in
 	for {
 		switch {
-		case c.closed && c.err == nil:
+		case c.out.abort != nil:
+			return 0, c.out.abortErr
+		case c.closed:
 			return 0, net.ErrClosed
 		case r.deadline.passed:
 			return 0, os.ErrDeadlineExceeded
@@ -101,7 +103,7 @@ func (c *Conn) take(p []byte) int {
 }
 
 // discard drops what waits to be read, now and from now on.
-func (r *receiver) discard(c *Conn) {
+func (r *receiver) discard() {
 	r.dropping = true
 	for _, q := range r.queue {
 		receiveBlocks.Put(q.b)
@@ -253,6 +255,9 @@ func (r *receiver) keep(q chunk) (kept bool) {
 			last.end += n
 			return false
 		}
+	}
+	if q.start > receiveBlock/2 { // a repeated frame with little that is new: make room behind it
+		q.start, q.end = 0, copy(q.b[:], q.b[q.start:q.end])
 	}
 	r.queue = append(r.queue, q)
 	return true

@@ -22,8 +22,13 @@ func brokenSocket(c net.Conn) error {
 	var broken error
 	raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd)}}
-		if n, err := unix.Poll(p, 0); n == 1 && err == nil && p[0].Revents&unix.POLLERR != 0 {
-			broken = syscall.ECONNRESET
+		if n, err := unix.Poll(p, 0); n != 1 || err != nil || p[0].Revents&unix.POLLERR == 0 {
+			return
+		}
+		// A reset behind the peer's FIN is EPIPE: what it said before is complete.
+		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && errno != 0 && syscall.Errno(errno) != syscall.EPIPE {
+			broken = syscall.Errno(errno)
 		}
 	})
 	return broken

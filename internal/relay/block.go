@@ -3,7 +3,6 @@ package relay
 import (
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -49,7 +48,7 @@ func newSink(c net.Conn) sink {
 // connection costs no buffer.
 type source struct {
 	conn  net.Conn
-	ended *atomic.Bool               // conn was told that no more bytes come to it
+	reset func() bool                // a write to conn, which is dead, met a reset
 	ready interface{ Ready() error } // nil if conn has no such method
 	raw   syscall.RawConn            // nil if conn is no socket
 
@@ -63,8 +62,8 @@ type source struct {
 
 // newSource prefers, in this order, a conn's own Ready, which blocks until a
 // Read would have something, and readiness as the kernel tells it.
-func newSource(c net.Conn, ended *atomic.Bool) *source {
-	s := &source{conn: c, ended: ended}
+func newSource(c net.Conn, reset func() bool) *source {
+	s := &source{conn: c, reset: reset}
 	if r, ok := c.(interface{ Ready() error }); ok {
 		s.ready = r
 		return s

@@ -49,9 +49,9 @@ func (s *source) tryRead(fd uintptr) (done bool) {
 }
 
 // wasReset tells what an end of 0 bytes hides: the kernel reports a reset once,
-// and if a write to conn met it, a read sees an end. A connection of which only
-// the peer has ended its half still has a peer.
+// and if a write to conn met it, a read sees an end. A peer that ended in order
+// before it was gone leaves an end, too, and no reset.
 func (s *source) wasReset(fd int) bool {
 	_, err := syscall.Getpeername(fd)
-	return err != nil && !s.ended.Load() // in this order: ended is set before our half ends
+	return err != nil && s.reset()
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"wstun/internal/netx"
@@ -70,16 +71,19 @@ func (r *Relay) Run(ctx context.Context, a, b net.Conn) error {
 	half := netx.CanCloseWrite(a) && netx.CanCloseWrite(b)
 	run := func(d *direction) {
 		err := d.copy()
+		if err == nil && half && ctx.Err() == nil {
+			if cerr := netx.CloseWrite(d.dst); cerr != nil {
+				err = &Fault{d.dst, "write", cerr}
+			}
+		}
 		switch {
+		case unread(err):
+			// dst has ended before and takes no more: what it said may be a
+			// complete answer, which the other direction reads to its end.
 		case err != nil:
 			end(err)
 		case !half:
 			end(errEnded)
-		default:
-			d.other.ended.Store(true)
-			if err := netx.CloseWrite(d.dst); err != nil {
-				end(&Fault{d.dst, "write", err})
-			}
 		}
 	}
 	there := &direction{dst: b, src: a, count: &r.Sent, fail: end}
@@ -140,7 +144,19 @@ type direction struct {
 	fail     context.CancelCauseFunc
 	watch    *time.Timer
 	other    *direction
-	ended    atomic.Bool // src was told that no more bytes come to it
+
+	writing sync.Mutex // held while dst is written to
+	failed  error      // what that failed with
+
+	watching sync.Mutex
+	armed    bool // a write is under way
+}
+
+// unread reports whether err says that bytes could not be written since their
+// reader had ended, in order, before: a socket whose peer sent FIN and then a
+// reset, a stream that was closed there.
+func unread(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
 }
 
 // blocked is after how long a write that does not return makes the relay look
@@ -149,18 +165,14 @@ type direction struct {
 const blocked = 250 * time.Millisecond
 
 func (d *direction) copy() error {
-	in := newSource(d.src, &d.ended)
+	in := newSource(d.src, d.other.metReset)
 	out := newSink(d.dst)
 	d.watch = time.AfterFunc(time.Hour, d.look)
-	d.watch.Stop()
-	defer d.watch.Stop()
+	d.arm(false)
 	for {
 		block, n, err := in.next(out.room)
 		if n > 0 {
-			d.watch.Reset(blocked)
-			_, werr := out.write(block[:out.room+n])
-			d.watch.Stop()
-			if werr != nil {
+			if werr := d.write(out, block[:out.room+n]); werr != nil {
 				err = &Fault{d.dst, "write", werr}
 			} else {
 				d.count.Add(int64(n))
@@ -182,11 +194,45 @@ func (d *direction) copy() error {
 	}
 }
 
+func (d *direction) write(out sink, block []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.arm(true)
+	_, err := out.write(block)
+	d.arm(false)
+	if err != nil {
+		d.failed = err
+	}
+	return err
+}
+
+// metReset reports whether a write to dst was what met its reset. It waits for
+// a write under way: ask only if dst is known to be dead, when that returns.
+func (d *direction) metReset() bool {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return errors.Is(d.failed, syscall.ECONNRESET)
+}
+
+func (d *direction) arm(on bool) {
+	d.watching.Lock()
+	defer d.watching.Unlock()
+	if d.armed = on; on {
+		d.watch.Reset(blocked)
+	} else {
+		d.watch.Stop()
+	}
+}
+
 // look runs while a write has been blocked for a while.
 func (d *direction) look() {
 	if err := netx.Broken(d.src); err != nil {
 		d.fail(&Fault{d.src, "read", fmt.Errorf("while its bytes waited: %w", err)})
 		return
 	}
-	d.watch.Reset(4 * blocked)
+	d.watching.Lock()
+	defer d.watching.Unlock()
+	if d.armed {
+		d.watch.Reset(4 * blocked)
+	}
 }

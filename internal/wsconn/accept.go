@@ -3,7 +3,6 @@ package wsconn
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -32,7 +31,9 @@ func (l listener) Accept() (net.Conn, error) {
 // return while the Conn lives. On an error r has been answered.
 func Accept(w http.ResponseWriter, r *http.Request, subprotocol string) (*Conn, error) {
 	h := &hijacker{ResponseWriter: w}
+	guard := new(pings)
 	opts := &websocket.AcceptOptions{
+		OnPingReceived:     guard.answer,
 		InsecureSkipVerify: true, // the caller has checked Origin
 		CompressionMode:    websocket.CompressionDisabled,
 	}
@@ -46,6 +47,7 @@ func Accept(w http.ResponseWriter, r *http.Request, subprotocol string) (*Conn, 
 	ws.SetReadLimit(-1)
 	c := newConn(ws, h.wire)
 	c.topConn = h.top
+	guard.of(c)
 	return c, nil
 }
 
@@ -65,11 +67,7 @@ const (
 )
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	hj, ok := h.ResponseWriter.(http.Hijacker)
-	if !ok {
-		return nil, nil, errors.New("this server cannot hand over its connection")
-	}
-	conn, brw, err := hj.Hijack()
+	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -44,7 +44,8 @@ type Conn struct {
 	more   bool // a frame has begun, and the last read of it was not short
 
 	peerClosed atomic.Bool // a Close frame came
-	finished   atomic.Bool // ours was asked for
+	finishing  atomic.Bool // Finish was called: ours goes out, or has
+	dead       atomic.Bool // Close, Abort or Drop was called
 	ended      sync.Once
 	running    sync.WaitGroup
 }
@@ -118,8 +119,10 @@ func (c *Conn) readErr(err error) error {
 	case errors.As(err, &ce):
 		c.peerClosed.Store(true)
 		return io.EOF
-	case c.finished.Load():
+	case c.finishing.Load():
 		return io.EOF // nothing that comes behind our Close frame is of use
+	case c.dead.Load():
+		return net.ErrClosed
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errNoClose
 	}
@@ -144,7 +147,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 func (c *Conn) WriteMessages(msgs ...[]byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if c.finished.Load() {
+	if c.finishing.Load() || c.dead.Load() {
 		return net.ErrClosed
 	}
 	if err := c.wire.begin(); err != nil {
@@ -159,8 +162,15 @@ func (c *Conn) WriteMessages(msgs ...[]byte) error {
 	if err := c.wire.flush(); err != nil {
 		return err
 	}
-	return failed
+	if failed != nil {
+		return fmt.Errorf("%w: %w", ErrEnded, failed)
+	}
+	return nil
 }
+
+// ErrEnded is wrapped by the error of a write that failed because the peer
+// ended the WebSocket, and not because of TCP. The reader learns how.
+var ErrEnded = errors.New("the WebSocket has ended")
 
 // Next waits for the next message. Its reader is valid until the next call; a
 // rest that was not read is skipped.
@@ -193,7 +203,7 @@ func (c *Conn) Ping() bool {
 		return false
 	}
 	defer c.writing.Unlock()
-	if c.finished.Load() || c.peerClosed.Load() {
+	if c.finishing.Load() || c.dead.Load() || c.peerClosed.Load() {
 		return false
 	}
 	_, err := c.topConn.Write([]byte{0x89, 0}) // RFC 6455 §5.5.2, no payload
@@ -211,7 +221,7 @@ const (
 // then on is discarded. It does not wait; Wait does. A write under way is
 // given a few seconds, and then the connection is cut.
 func (c *Conn) Finish(code int, reason string) {
-	if c.finished.Swap(true) {
+	if c.dead.Load() || c.finishing.Swap(true) {
 		return
 	}
 	c.running.Go(func() {
@@ -219,11 +229,10 @@ func (c *Conn) Finish(code int, reason string) {
 		c.writing.Lock() // the last data write has returned
 		cut.Stop()
 		c.writing.Unlock()
+		defer c.wire.expect(flushQuiet, func() { c.end(true) })()
 		// The library's Close may wait for ever for the rest of a half-sent
-		// frame. This bounds it: with the socket gone it returns.
-		bound := time.AfterFunc(2*flushQuiet, func() { c.wire.Conn.SetDeadline(longAgo) })
+		// frame; that ends with the socket.
 		err := c.ws.Close(websocket.StatusCode(code), reason)
-		bound.Stop()
 		// RFC 6455 §7.1.1: once both have said Close, it is the server that
 		// ends TCP. A peer that has not may still be sending.
 		heard := err == nil || websocket.CloseStatus(err) != -1 || c.peerClosed.Load()
@@ -237,23 +246,24 @@ func (c *Conn) Finish(code int, reason string) {
 // Close ends the connection at once: what the kernel has is still sent, no
 // Close frame is. It never blocks.
 func (c *Conn) Close() error {
-	if c.finished.Swap(true) {
+	if c.finishing.Load() {
 		return nil // Finish ends it
 	}
+	c.dead.Store(true)
 	c.end(false)
 	return nil
 }
 
 // Abort resets the connection. It never blocks.
 func (c *Conn) Abort(error) error {
-	c.finished.Store(true)
+	c.dead.Store(true)
 	c.end(true)
 	return nil
 }
 
 // Drop ends the TCP conn now, whatever is under way. It never blocks.
 func (c *Conn) Drop() {
-	c.finished.Store(true)
+	c.dead.Store(true)
 	c.end(false)
 }
 
@@ -273,7 +283,14 @@ func (c *Conn) end(reset bool) {
 
 // Wait returns when the connection has ended and nothing of it runs any more.
 // Call it after Finish, Close or Abort.
-func (c *Conn) Wait() { c.running.Wait() }
+func (c *Conn) Wait() {
+	c.running.Wait()
+	c.wire.running.Wait()
+}
+
+// Unsent returns how many bytes the kernel still holds for the peer, where it
+// tells.
+func (c *Conn) Unsent() int { return unsentBytes(c.wire.Conn) }
 
 // Broken returns a reset that no read has met.
 func (c *Conn) Broken() error { return netx.Broken(c.wire.Conn) }

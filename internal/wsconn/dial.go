@@ -62,6 +62,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 		DisableKeepAlives:      true,
 	}
 	defer transport.CloseIdleConnections()
+	guard := new(pings)
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport:     transport,
@@ -71,6 +72,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 		Host:            o.Host,
 		Subprotocols:    subprotocols(o.Subprotocol),
 		CompressionMode: websocket.CompressionDisabled,
+		OnPingReceived:  guard.answer,
 	})
 	if err != nil {
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
@@ -85,6 +87,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	c := newConn(ws, w)
 	mu.Unlock()
 	c.wire.upgrade(false)
+	guard.of(c)
 	if o.Subprotocol != "" && ws.Subprotocol() != o.Subprotocol {
 		c.Close()
 		c.Wait()

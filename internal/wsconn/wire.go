@@ -29,6 +29,7 @@ type wire struct {
 	free   sync.Cond   // busy has become false
 	async  bool        // the WebSocket stands; until then writes go straight through
 	busy   bool        // somebody gathers or flushes
+	data   bool        // it is data that is gathered: from begin to flush
 	buf    []byte      // gathered copies
 	vec    net.Buffers // gathered, in order: parts of buf, and references
 	copied bool        // the last of vec is a part of buf
@@ -36,6 +37,8 @@ type wire struct {
 	spare  net.Buffers // the memory of the vec before
 	err    error
 	closed bool // by the library
+
+	running sync.WaitGroup // flushes of control frames
 
 	rx, tx atomic.Uint32 // count reads and writes that moved bytes
 }
@@ -101,11 +104,29 @@ func (w *wire) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	w.gather(p)
-	if !w.busy { // a control frame: of a few bytes, so the peer's reading bounds their number
+	if !w.data && len(w.buf) > maxControl {
+		// Pongs are held back before it comes to this; answers of TLS are not.
+		w.err = errFlood
+		return 0, w.err
+	}
+	if !w.busy { // a control frame
 		w.busy = true
-		go w.flushAlone()
+		w.running.Go(w.flushAlone)
 	}
 	return len(p), nil
+}
+
+// maxControl bounds what waits for a peer that asks and does not read.
+const maxControl = 16 << 10
+
+var errFlood = errors.New("the peer asks for more than it reads")
+
+// answers reports whether one more pong may be gathered: half of maxControl is
+// more than a peer that reads now and then ever leaves waiting.
+func (w *wire) answers() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.data || len(w.buf) < maxControl/2
 }
 
 // gather keeps p for the next flush, by reference where that is safe: flush
@@ -142,7 +163,7 @@ func (w *wire) begin() error {
 	if w.err != nil {
 		return w.err
 	}
-	w.busy = true
+	w.busy, w.data = true, true
 	return nil
 }
 
@@ -151,6 +172,7 @@ func (w *wire) begin() error {
 func (w *wire) flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.data = false
 	return w.flushLocked()
 }
 
@@ -248,23 +270,55 @@ func (w *wire) fail(err error) {
 	w.free.Broadcast()
 }
 
-// discard reads and drops what the peer still sends, until its end or until
-// nothing has moved either way for the given time: data in flight to a peer is
-// destroyed by a close with bytes unread.
+// discard reads and drops what the peer still sends, until its end or for the
+// given time, and longer while it still takes what was sent: a close with bytes
+// unread destroys data in flight to the peer.
 func (w *wire) discard(quiet time.Duration) {
 	buf := make([]byte, 4<<10)
 	unsent := unsentBytes(w.Conn)
+	w.Conn.SetReadDeadline(time.Now().Add(quiet))
 	for {
-		w.Conn.SetReadDeadline(time.Now().Add(quiet))
 		_, err := w.Conn.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if now := unsentBytes(w.Conn); now < unsent {
 				unsent = now
+				w.Conn.SetReadDeadline(time.Now().Add(quiet))
 				continue
 			}
 		}
 		if err != nil {
 			return
 		}
+	}
+}
+
+// expect calls stuck, at most once, when the peer has taken nothing for the
+// given time, until the returned func is called.
+func (w *wire) expect(quiet time.Duration, stuck func()) (stop func()) {
+	var mu sync.Mutex
+	var timer *time.Timer
+	over := false
+	unsent, tx := unsentBytes(w.Conn), w.tx.Load()
+	check := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		now, sent := unsentBytes(w.Conn), w.tx.Load()
+		switch {
+		case over:
+		case now < unsent || sent != tx:
+			unsent, tx = now, sent
+			timer.Reset(quiet)
+		default:
+			stuck()
+		}
+	}
+	mu.Lock()
+	timer = time.AfterFunc(quiet, check)
+	mu.Unlock()
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		timer.Stop()
 	}
 }
