@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"wstun/internal/nearest"
 )
 
 // Exit codes. An error chooses its own with a method ExitCode() int, in
@@ -114,46 +115,8 @@ func atMost(n int, action cli.ActionFunc) cli.ActionFunc {
 // didYouMean adds to err the one of names, written in form, that name was
 // meant to be, or else the fallback.
 func didYouMean(err error, name string, names []string, form, fallback string) error {
-	if near := nearest(name, names); near != "" {
+	if near := nearest.Word(name, names); near != "" {
 		return withHints(err, "did you mean "+fmt.Sprintf(form, near)+"?")
 	}
 	return withHints(err, fallback)
-}
-
-// nearest returns the one of names that name was probably meant to be: few
-// letters differ, or a prefix such as tls- is missing; "" if there is none.
-func nearest(name string, names []string) string {
-	best, least := "", len(name)/3+2
-	for _, n := range names {
-		d := distance(name, n)
-		if strings.HasSuffix(n, "-"+name) {
-			d = min(d, 1)
-		}
-		if d < least && d < len(n) {
-			best, least = n, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's: the insertions, deletions and replacements that
-// make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -54,15 +54,3 @@ func TestAtMost(t *testing.T) {
 		}
 	}
 }
-
-func TestNearest(t *testing.T) {
-	names := []string{"allow", "allow-listen", "tls-ca", "tls-cert", "tls-insecure", "log-level", "v"}
-	for name, want := range map[string]string{
-		"alow": "allow", "allowlisten": "allow-listen", "insecure": "tls-insecure", "ca": "tls-ca", "tls_cert": "tls-cert",
-		"loglevel": "log-level", "x": "", "": "", "frobnicate": "",
-	} {
-		if got := nearest(name, names); got != want {
-			t.Errorf("%q: got %q, want %q", name, got, want)
-		}
-	}
-}

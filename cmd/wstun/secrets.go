@@ -1,21 +1,19 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"wstun/internal/access"
+	"wstun/internal/secret"
 )
 
 // maxSecret bounds what is read in search of a secret: no credential is longer.
@@ -146,44 +144,17 @@ SHA-256 alone.`,
 // readSecret returns the first line of the file at path. It refuses a file that
 // others may write; that others may read one is only worth the warning, which
 // is "" otherwise.
-func readSecret(path string) (secret, warning string, err error) {
+func readSecret(path string) (text, warning string, err error) {
 	if path == "-" {
 		return "", "", withHints(errors.New("a secret is not read from stdin"), "name a file, or set the variable of the flag")
 	}
-	f, err := os.Open(path)
+	data, warning, err := secret.Read(path)
 	if err != nil {
 		return "", "", err
 	}
-	defer f.Close()
-
-	info, err := f.Stat()
-	if err != nil {
-		return "", "", err
-	}
-	if warning, err = judgeMode(path, info.Mode()); err != nil {
-		return "", "", err
-	}
-	line, err := bufio.NewReader(io.LimitReader(f, maxSecret)).ReadString('\n')
-	if err != nil && err != io.EOF {
-		return "", "", err
-	}
-	secret = strings.TrimRight(line, "\r\n")
-	if secret == "" {
+	first, _, _ := strings.Cut(string(data), "\n")
+	if first = strings.TrimRight(first, "\r"); first == "" {
 		return "", "", fmt.Errorf("%s: the first line is empty", path)
 	}
-	return secret, warning, nil
-}
-
-// judgeMode says what the mode of a secret's file means. Windows has lists of
-// rights instead, of which package os makes up a mode.
-func judgeMode(path string, mode fs.FileMode) (warning string, err error) {
-	switch {
-	case runtime.GOOS == "windows":
-		return "", nil
-	case mode.Perm()&0o022 != 0:
-		return "", withHints(fmt.Errorf("%s can be written by others", path), "chmod go-w "+path)
-	case mode.Perm()&0o004 != 0:
-		return path + " can be read by others: chmod o-r " + path, nil
-	}
-	return "", nil
+	return first, warning, nil
 }

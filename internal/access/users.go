@@ -7,12 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"runtime"
 	"strings"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"wstun/internal/secret"
 )
 
 // Users are who may log in, and with what. They may be used concurrently.
@@ -48,29 +47,13 @@ const (
 // ReadUsers reads the file at path, as ParseUsers does. It refuses one that
 // anybody but its owner may write, and warns of one that others may read.
 func ReadUsers(path string) (*Users, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	mode := info.Mode().Perm()
-	if runtime.GOOS == "windows" {
-		mode = 0 // says nothing there
-	}
-	if mode&0o022 != 0 {
-		return nil, fmt.Errorf("%s: others than its owner may write it (mode %#o): chmod go-w %[1]s", path, mode)
-	}
-	data, err := io.ReadAll(f)
+	data, warning, err := secret.Read(path)
 	if err != nil {
 		return nil, err
 	}
 	u, err := ParseUsers(path, data)
-	if err == nil && mode&0o004 != 0 {
-		u.Warnings = append(u.Warnings, fmt.Sprintf("%s: everyone on this machine may read it (mode %#o): chmod o-r %[1]s", path, mode))
+	if err == nil && warning != "" {
+		u.Warnings = append(u.Warnings, warning)
 	}
 	return u, err
 }

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"wstun/internal/nearest"
 )
 
 // parseYAML reads a list of
@@ -146,7 +149,10 @@ func fieldsOf(n ast.Node, keys ...string) (map[string]ast.Node, place, error) {
 	for _, v := range values {
 		key := v.Key.GetToken()
 		if !slices.Contains(keys, key.Value) {
-			return nil, placeOf(key), fmt.Errorf("unknown key %q: did you mean %q?", key.Value, nearest(key.Value, keys))
+			if near := nearest.Word(key.Value, keys); near != "" {
+				return nil, placeOf(key), fmt.Errorf("unknown key %q: did you mean %q?", key.Value, near)
+			}
+			return nil, placeOf(key), fmt.Errorf("unknown key %q: there are %s", key.Value, strings.Join(keys, ", "))
 		}
 		if fields[key.Value] != nil {
 			return nil, placeOf(key), fmt.Errorf("the key %q is there twice", key.Value)
@@ -187,30 +193,4 @@ func tokenOf(n ast.Node) *token.Token {
 		return m.Key.GetToken()
 	}
 	return n.GetToken()
-}
-
-// nearest returns which of keys s is closest to.
-func nearest(s string, keys []string) string {
-	return slices.MinFunc(keys, func(a, b string) int { return distance(s, a) - distance(s, b) })
-}
-
-// distance is how many bytes must be added, dropped or replaced to turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

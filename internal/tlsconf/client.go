@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -45,7 +46,7 @@ func (c Client) Config(host string) (*tls.Config, error) {
 		InsecureSkipVerify: c.CAFile == "" && (c.Insecure || len(c.Pins) > 0),
 	}
 	if c.CAFile != "" {
-		pem, _, err := readFile(c.CAFile)
+		pem, err := os.ReadFile(c.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("CA certificates: %w", err)
 		}

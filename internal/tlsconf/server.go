@@ -16,18 +16,15 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-)
 
-// maxFile bounds what is read of a file that is no certificate.
-const maxFile = 1 << 20
+	"wstun/internal/secret"
+)
 
 // Server is where a server's certificate comes from: files or itself.
 type Server struct {
@@ -91,21 +88,16 @@ func describe(leaf *x509.Certificate, warnings []string) *Certificate {
 }
 
 func load(certFile, keyFile string) (cert tls.Certificate, warnings []string, err error) {
-	certPEM, _, err := readFile(certFile)
+	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
 		return cert, nil, fmt.Errorf("certificate: %w", err)
 	}
-	keyPEM, mode, err := readFile(keyFile)
+	keyPEM, warning, err := secret.Read(keyFile)
 	if err != nil {
 		return cert, nil, fmt.Errorf("key: %w", err)
 	}
-	if runtime.GOOS != "windows" { // its modes say nothing
-		if mode.Perm()&0o022 != 0 {
-			return cert, nil, fmt.Errorf("key %s can be written by others: chmod 600 it", keyFile)
-		}
-		if mode.Perm()&0o004 != 0 {
-			warnings = append(warnings, fmt.Sprintf("key %s can be read by others: chmod 600 it", keyFile))
-		}
+	if warning != "" {
+		warnings = append(warnings, "key: "+warning)
 	}
 	if bytes.Contains(keyPEM, []byte("ENCRYPTED")) {
 		return cert, nil, fmt.Errorf("key %s is encrypted: want it without a passphrase", keyFile)
@@ -118,21 +110,6 @@ func load(certFile, keyFile string) (cert tls.Certificate, warnings []string, er
 		return cert, nil, fmt.Errorf("certificate %s expired on %s", certFile, cert.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return cert, warnings, nil
-}
-
-// readFile returns the mode of the very file that it read.
-func readFile(name string) ([]byte, os.FileMode, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
-	return b, info.Mode(), err
 }
 
 // selfSigned makes a certificate for this machine and names, valid for a year.
