@@ -20,7 +20,6 @@ import (
 const (
 	tunnelProtocol   = "wstun.v1"
 	handshakeTimeout = 10 * time.Second // proxy, TLS and upgrade; and again to the session
-	streamWindow     = 1 << 20
 )
 
 // A tunnel is a session with what it runs on.
@@ -58,7 +57,7 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	ws.SetMessageLimit(line.MaxMessage)
 	greeting, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	l, err := line.Dial(greeting, ws, line.Hello{Agent: c.cfg.Agent, ClientID: c.id}, line.Config{})
+	l, err := line.Dial(greeting, ws, line.Hello{Agent: c.cfg.Agent, ClientID: c.id}, line.Config{Window: line.WindowFor(ws.RTT())})
 	if err != nil {
 		ws.Wait()
 		return nil, c.explain(err)
@@ -68,7 +67,7 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(greeting, func() { l.Abort(line.CodeAborted, context.Cause(greeting)) })
 	defer stop()
-	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: streamWindow, MaxStreams: 1}); err != nil {
+	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: mux.WindowFor(l.Session().RTT), MaxStreams: 1}); err != nil {
 		t.wait()
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func New(cfg Config) *Server {
 	if cfg.Policy == nil {
 		cfg.Policy = &access.Policy{}
 	}
-	limits := line.Limits{Ping: 12 * time.Second, MaxStreams: maxStreams, StreamWindow: streamWindow}
+	limits := line.Limits{Ping: 12 * time.Second, MaxStreams: maxStreams}
 	s := &Server{
 		cfg:      cfg,
 		lines:    line.NewServer(cfg.Agent, limits, line.Config{}),
@@ -94,6 +94,7 @@ func New(cfg Config) *Server {
 		sessions: map[*session]struct{}{},
 		browsers: map[*browser]*pulse{},
 	}
+	s.lines.StreamWindow = mux.WindowFor
 	if cfg.Web != nil {
 		s.files = files(cfg.Web)
 	}
@@ -199,12 +200,5 @@ func (s *Server) begin() bool {
 	return true
 }
 
-// Limits of a session.
-const (
-	maxStreams   = 16_384
-	streamWindow = 1 << 20
-)
-
-func muxConfig() mux.Config {
-	return mux.Config{StreamWindow: streamWindow, MaxStreams: maxStreams}
-}
+// maxStreams bounds the streams of one session.
+const maxStreams = 16_384

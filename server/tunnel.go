@@ -65,7 +65,7 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	defer l.Wait()
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(ctx, func() { l.Abort(line.CodeAborted, context.Cause(ctx)) })
-	m, err := mux.Server(l, muxConfig())
+	m, err := mux.Server(l, mux.Config{StreamWindow: l.Session().StreamWindow, MaxStreams: maxStreams})
 	stop()
 	if err != nil {
 		log.Warn("session failed", "why", err)

@@ -42,11 +42,15 @@ type Hello struct {
 	ClientID [16]byte
 }
 
-// Dial makes a new session on car, as its client. ctx bounds the handshake,
+// Dial makes a new session on car, as its client. A Window of 0 is the least
+// that WindowFor returns: the round trip is not known yet. ctx bounds the handshake,
 // after which the Conn owns car; if it fails, car is closed. A refusal is a
 // [*RejectError].
 func Dial(ctx context.Context, car Carrier, h Hello, cfg Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
+	if cfg.Window == 0 {
+		cfg.Window = WindowFor(0)
+	}
 	defer context.AfterFunc(ctx, func() { car.Close() })()
 	c, err := dial(car, h, cfg)
 	if err == nil && ctx.Err() == nil {
@@ -141,6 +145,10 @@ type Server struct {
 	Limits Limits
 	Config Config
 
+	// StreamWindow overrides that of Limits by the session's round trip; may
+	// be nil.
+	StreamWindow func(rtt time.Duration) uint32
+
 	instance [8]byte
 }
 
@@ -209,16 +217,23 @@ func (s *Server) accept(car Carrier, principal string) (*Conn, error) {
 	if v := h.tlvs[tlvSingle]; len(v) > 0 && v[0] != 0 {
 		return nil, &RejectError{Code: RejectPolicy, Reason: "sessions of a single stream are not served here"}
 	}
+	cfg, limits := s.Config, s.Limits
+	if cfg.Window == 0 {
+		cfg.Window = WindowFor(rtt)
+	}
+	if s.StreamWindow != nil {
+		limits.StreamWindow = s.StreamWindow(rtt)
+	}
 	w := welcome{
-		wnd:          uint32(s.Config.Window),
-		resumeWindow: uint32(s.Limits.ResumeWindow / time.Second),
-		ping:         uint16(s.Limits.Ping / time.Second),
-		maxStreams:   s.Limits.MaxStreams,
-		streamWindow: s.Limits.StreamWindow,
+		wnd:          uint32(cfg.Window),
+		resumeWindow: uint32(limits.ResumeWindow / time.Second),
+		ping:         uint16(limits.Ping / time.Second),
+		maxStreams:   limits.MaxStreams,
+		streamWindow: limits.StreamWindow,
 		tlvs:         tlvs{tlvAgent: []byte(s.Agent), tlvPrincipal: []byte(principal)},
 	}
 	rand.Read(w.sid[:])
-	ses := Session{ID: w.sid, Principal: principal, Agent: h.tlvs.text(tlvAgent), Label: h.tlvs.text(tlvLabel), RTT: rtt, Limits: s.Limits}
+	ses := Session{ID: w.sid, Principal: principal, Agent: h.tlvs.text(tlvAgent), Label: h.tlvs.text(tlvLabel), RTT: rtt, Limits: limits}
 	copy(ses.ClientID[:], h.tlvs[tlvClientID])
 	ses.key, err = sessionKey(priv, h.pub[:], ch.nonce, h.nonce, w.sid, ch.instance, principal)
 	if err != nil {
@@ -229,7 +244,7 @@ func (s *Server) accept(car Carrier, principal string) (*Conn, error) {
 	if err := car.WriteMessages(wel); err != nil {
 		return nil, err
 	}
-	return newConn(s.Config, car, ses, h.wnd), nil
+	return newConn(cfg, car, ses, h.wnd), nil
 }
 
 // receiveMessage reads one message of a handshake.

@@ -41,8 +41,8 @@ type Carrier interface {
 // Config is what a line may be told. The zero value is ready to use.
 type Config struct {
 	// Window is the most that this side keeps unacknowledged and the most
-	// that it holds unread, in bytes. 0 means 4 MiB; less than 128 KiB is
-	// raised to that.
+	// that it holds unread, in bytes. 0 means what the handshake's round trip
+	// asks for, see [WindowFor]; less than 128 KiB is raised to that.
 	Window int
 
 	// PingAfter is how long a line waits for proof that its peer lives
@@ -61,14 +61,20 @@ func (c Config) withDefaults() Config {
 			*d = def
 		}
 	}
-	if c.Window == 0 {
-		c.Window = 4 << 20
+	if c.Window != 0 {
+		c.Window = max(c.Window, minWindow)
 	}
-	c.Window = max(c.Window, minWindow)
 	set(&c.PingAfter, 12*time.Second)
 	set(&c.DeadAfter, 10*time.Second)
 	set(&c.StallAfter, 30*time.Second)
 	return c
+}
+
+// WindowFor returns the window that fills 1 Gbit/s, with a quarter to spare, on
+// a path with this round trip, between 1 and 16 MiB.
+func WindowFor(rtt time.Duration) int {
+	const bytesPerSecond = 156_000_000
+	return int(min(max(rtt.Seconds()*bytesPerSecond, 1<<20), 16<<20))
 }
 
 // minWindow is the least window of either side: a frame is never split to fit
@@ -140,6 +146,9 @@ var _ net.Conn = (*Conn)(nil)
 // newConn returns a line that runs on car until it ends, and owns car.
 // peerWindow is how much the peer takes at first.
 func newConn(cfg Config, car Carrier, s Session, peerWindow uint32) *Conn {
+	if cfg.Window == 0 {
+		cfg.Window = WindowFor(s.RTT)
+	}
 	c := &Conn{cfg: cfg, car: car, hello: s, done: make(chan struct{})}
 	c.changed.L = &c.mu
 	c.out.init(cfg.Window, uint64(peerWindow))

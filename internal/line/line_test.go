@@ -481,3 +481,13 @@ func TestTinyFramesDoNotPinABlockEach(t *testing.T) {
 		t.Errorf("%d blocks for %d bytes", kept, r.held)
 	}
 }
+
+func TestWindowFollowsTheRoundTrip(t *testing.T) {
+	for rtt, want := range map[time.Duration]int{
+		0: 1 << 20, time.Millisecond: 1 << 20, 50 * time.Millisecond: 7_800_000, time.Second: 16 << 20,
+	} {
+		if got := WindowFor(rtt); got != want {
+			t.Errorf("%v: %d, want %d", rtt, got, want)
+		}
+	}
+}

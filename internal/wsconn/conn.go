@@ -35,6 +35,7 @@ type Conn struct {
 	ws      *websocket.Conn
 	wire    *wire
 	topConn net.Conn // the wire or the TLS above it; on a server
+	rtt     time.Duration
 
 	writing sync.Mutex // held while data is written: the close frame comes after it
 
@@ -62,6 +63,10 @@ func newConn(ws *websocket.Conn, w *wire) *Conn {
 
 // Subprotocol returns what was agreed on; empty: nothing.
 func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
+
+// RTT returns how long the server took to answer the handshake, on a client:
+// a round trip and a little.
+func (c *Conn) RTT() time.Duration { return c.rtt }
 
 // SetMessageLimit makes larger messages end the connection. There is no limit
 // before it is called.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"time"
 
@@ -62,6 +63,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 		DisableKeepAlives:      true,
 	}
 	defer transport.CloseIdleConnections()
+	ctx, roundTrip := timed(ctx)
 	guard := new(pings)
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient: &http.Client{
@@ -85,6 +87,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	ws.SetReadLimit(-1)
 	mu.Lock()
 	c := newConn(ws, w)
+	c.rtt = roundTrip()
 	mu.Unlock()
 	c.wire.upgrade(false)
 	guard.of(c)
@@ -94,6 +97,26 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 		return nil, fmt.Errorf("the server does not speak %s", o.Subprotocol)
 	}
 	return c, nil
+}
+
+// timed returns ctx for a request, and what tells how long its answer took.
+func timed(ctx context.Context) (context.Context, func() time.Duration) {
+	var mu sync.Mutex
+	var asked, answered time.Time
+	note := func(t *time.Time) {
+		mu.Lock()
+		defer mu.Unlock()
+		*t = time.Now()
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest:         func(httptrace.WroteRequestInfo) { note(&asked) },
+		GotFirstResponseByte: func() { note(&answered) },
+	})
+	return ctx, func() time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return max(answered.Sub(asked), 0)
+	}
 }
 
 func subprotocols(s string) []string {
