@@ -83,6 +83,8 @@ func TestGuard(t *testing.T) {
 		{"all flags that there are", false, yf(0, 1, syn|ack|fin|rst, 1, 0), true},
 		{"a stream that is not known", false, yf(0, 0, 0, 77, 0), true},
 		{"an answer to a stream of ours", true, yf(0, 1, ack, 1, 0), true},
+		{"all that may come before the answer", false, join(yf(0, 1, syn, 1, 0), yf(0, 0, 0, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...)), true},
+		{"the same for each of two", false, join(yf(0, 0, syn, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...), yf(0, 0, syn, 3, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...)), true},
 
 		{"another version", false, yf(1, 0, 0, 1, 0), false},
 		{"version 255", false, yf(255, 1, syn, 1, 0), false},
@@ -104,6 +106,9 @@ func TestGuard(t *testing.T) {
 		{"a stream again", false, join(yf(0, 1, syn, 1, 0), yf(0, 1, syn, 1, 0)), false},
 		{"a stream from before", false, join(yf(0, 1, syn, 5, 0), yf(0, 1, syn, 3, 0)), false},
 		{"a stream again with DATA", false, join(yf(0, 0, syn, 1, 1, 'x'), yf(0, 0, syn, 1, 1, 'x')), false},
+		{"more before the answer", false, join(yf(0, 1, syn, 1, 0), yf(0, 0, 0, 1, maxBeforeAnswer+1, make([]byte, maxBeforeAnswer+1)...)), false},
+		{"more before the answer, with the SYN", false, yf(0, 0, syn, 1, maxBeforeAnswer+1, make([]byte, maxBeforeAnswer+1)...), false},
+		{"more before the answer, bit by bit", false, join(yf(0, 0, syn, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...), yf(0, 0, 0, 1, 1, 'x')), false},
 		{"a bad frame behind a body", false, join(yf(0, 0, syn, 1, 3, 'a', 'b', 'c'), yf(0, 2, 0, 0, 0)), false},
 	} {
 		for _, size := range []int{1, 5, 12, 13, 4096} {

@@ -36,10 +36,10 @@ type Config struct {
 }
 
 // WindowFor returns the stream window for a path with this round trip: what
-// fills 1 Gbit/s with a quarter to spare, between 1 and 4 MiB.
+// fills 1 Gbit/s with a quarter to spare, between 1 and 16 MiB.
 func WindowFor(rtt time.Duration) uint32 {
 	const bytesPerSecond = 156_000_000
-	return uint32(min(max(rtt.Seconds()*bytesPerSecond, 1<<20), 4<<20))
+	return uint32(min(max(rtt.Seconds()*bytesPerSecond, 1<<20), 16<<20))
 }
 
 const (
