@@ -138,7 +138,7 @@ func (c *Client) listen() error {
 		}
 	}
 	for _, l := range all {
-		log := c.cfg.Log.With("from", l.Addr(), "to", l.f.Address, "through", c.cfg.URL.Redacted())
+		log := c.cfg.Log.With("from", l.Addr(), "to", l.f.Address, "through", shown(c.cfg.URL))
 		if c.cfg.Via != "" {
 			log = log.With("by", c.cfg.Via)
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -58,7 +59,7 @@ func (c *Client) explain(err error) error {
 	var proxy *netx.ProxyError
 	var reject *line.RejectError
 	var ue *url.Error
-	where := c.cfg.URL.Redacted()
+	where := shown(c.cfg.URL)
 	switch {
 	case errors.As(err, &status):
 		return explainStatus(where, status)
@@ -75,14 +76,35 @@ func (c *Client) explain(err error) error {
 		return explainTLS(where, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Temporary: true, Err: fmt.Errorf("%s did not answer in time", where)}
+	case errors.As(err, &ue) && errors.Is(ue.Err, io.EOF):
+		return &Error{Temporary: true, Err: fmt.Errorf("%s closed the connection without an answer", where), hints: []string{noServer}}
 	case errors.As(err, &ue) && isJunk(ue.Err):
 		return &Error{Err: fmt.Errorf("%s is not an HTTP server: %w", where, ue.Err), hints: []string{noServer}}
 	case errors.As(err, &ue):
-		return &Error{Temporary: true, Err: ue.Err}
+		return &Error{Temporary: true, Err: lasting(where, ue.Err)}
+	case strings.Contains(err.Error(), "WebSocket protocol violation"): // the library's words
+		return &Error{Err: fmt.Errorf("%s answers 101, but no WebSocket handshake", where), hints: []string{noServer}}
 	case strings.Contains(err.Error(), "does not speak"), errors.Is(err, line.ErrProtocol):
 		return &Error{Err: fmt.Errorf("%s is not a wstun server: %w", where, err), hints: []string{noServer}}
 	}
 	return &Error{Temporary: true, Err: err}
+}
+
+// shown is u for people and logs: a query may hold a token.
+func shown(u *url.URL) string {
+	bare := *u
+	bare.RawQuery = ""
+	return bare.Redacted()
+}
+
+// lasting leaves out of err what differs at each attempt, our own address, so
+// that the same trouble is said once.
+func lasting(where string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op != "dial" {
+		return fmt.Errorf("%s: %s: %w", where, op.Op, op.Err)
+	}
+	return err
 }
 
 const noServer = "the URL must be that of a wstun server, with the path it has behind a proxy"
@@ -171,5 +193,5 @@ func explainTLS(where string, err error) error {
 // isJunk reports whether net/http met something that is no HTTP.
 func isJunk(err error) bool {
 	var ne net.Error
-	return err != nil && !errors.As(err, &ne) && strings.Contains(err.Error(), "malformed HTTP")
+	return err != nil && !errors.As(err, &ne) && strings.Contains(err.Error(), "malformed")
 }

@@ -32,7 +32,7 @@ func (c *Client) keep(use func(*tunnel)) error {
 			wait := back.next(retryAfter(err))
 			if msg := err.Error(); msg != said {
 				said = msg
-				log.Warn("waiting for the server", "url", c.cfg.URL.Redacted(), "why", msg)
+				log.Warn("waiting for the server", "url", shown(c.cfg.URL), "why", msg)
 			} else {
 				log.Debug("waiting for the server", "again in", wait.Round(time.Millisecond))
 			}
@@ -44,7 +44,7 @@ func (c *Client) keep(use func(*tunnel)) error {
 		ever, said = true, ""
 		start := time.Now()
 		s := t.line.Session()
-		log.Info("connected", "url", c.cfg.URL.Redacted(), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
+		log.Info("connected", "url", shown(c.cfg.URL), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
 		use(t)
 		c.serve(t)
 		use(nil)

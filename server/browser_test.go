@@ -180,6 +180,9 @@ func TestDrainLetsRunningBrowsersFinishAndRefusesNewOnes(t *testing.T) {
 	}
 	for _, h := range []http.Header{nil, header("Upgrade", "websocket"), header("Upgrade", "websocket", "Sec-WebSocket-Protocol", "wstun.v1")} {
 		r := httptest.NewRequest("GET", "http://"+s.addr+"/", nil)
+		if h != nil {
+			r.Header = header("Connection", "Upgrade", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
+		}
 		for k, v := range h {
 			r.Header[k] = v
 		}

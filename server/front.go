@@ -1,6 +1,9 @@
 package server
 
 import (
+	"cmp"
+	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +45,7 @@ func (e *httpError) Error() string {
 
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = &patient{w}
-	if r.URL.Path == "/healthz" && !isUpgrade(r) {
+	if r.URL.Path == "/healthz" && !isUpgrade(r) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		io.WriteString(w, "ok\n")
 		return
@@ -108,12 +111,6 @@ func tokens(values []string) (list []string) {
 
 // judge asks where a request comes from and who sent it.
 func (f *front) judge(w http.ResponseWriter, r *http.Request) (access.Principal, error) {
-	if err := f.front.CheckHost(r); err != nil {
-		return access.Principal{}, err
-	}
-	if err := f.front.CheckOrigin(r); err != nil {
-		return access.Principal{}, err
-	}
 	if origin, credentials, ok := f.front.AllowOrigin(r); ok {
 		// So that a page of that origin can read why its WebSocket failed.
 		w.Header().Set("Access-Control-Allow-Origin", origin)
@@ -122,7 +119,15 @@ func (f *front) judge(w http.ResponseWriter, r *http.Request) (access.Principal,
 			w.Header().Set("Access-Control-Allow-Credentials", "true")
 		}
 	}
-	return f.s.cfg.Policy.Authenticate(r)
+	if err := f.front.CheckHost(r); err != nil {
+		return access.Principal{}, err
+	}
+	if err := f.front.CheckOrigin(r); err != nil {
+		return access.Principal{}, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), upgradeTimeout) // others may log in as well
+	defer cancel()
+	return f.s.cfg.Policy.Authenticate(r.WithContext(ctx))
 }
 
 // upgrade serves a request for a WebSocket.
@@ -132,6 +137,11 @@ func (f *front) upgrade(w http.ResponseWriter, r *http.Request, p access.Princip
 		return &httpError{status: http.StatusMethodNotAllowed, text: "a WebSocket begins with GET"}
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		return &httpError{status: http.StatusBadRequest, text: "a request for a WebSocket has no body"}
+	case !r.ProtoAtLeast(1, 1) || !hasToken(r.Header["Connection"], "upgrade"):
+		return &httpError{status: http.StatusBadRequest, text: "a request for a WebSocket is HTTP/1.1 and says Connection: Upgrade"}
+	case !isHandshake(r):
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		return &httpError{status: http.StatusBadRequest, text: "not a WebSocket handshake of version 13"}
 	}
 	offered := tokens(r.Header["Sec-Websocket-Protocol"])
 	for _, o := range offered {
@@ -140,6 +150,17 @@ func (f *front) upgrade(w http.ResponseWriter, r *http.Request, p access.Princip
 		}
 	}
 	return f.s.acceptBrowser(w, r, p, offered)
+}
+
+// isHandshake checks what RFC 6455 §4.2.1 asks for besides, so that whatever
+// is refused is refused here.
+func isHandshake(r *http.Request) bool {
+	keys := r.Header["Sec-Websocket-Key"]
+	if len(keys) != 1 || r.Header.Get("Sec-Websocket-Version") != "13" {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
+	return err == nil && len(key) == 16
 }
 
 // plain answers a request that asks for no WebSocket: with a file, or with
@@ -173,7 +194,8 @@ func (f *front) refuse(w http.ResponseWriter, r *http.Request, p access.Principa
 	if e.status == http.StatusUpgradeRequired || e.status == http.StatusNotFound || errors.Is(err, access.ErrNoCredentials) {
 		level = f.s.cfg.Log.Debug
 	}
-	level("request refused", "from", r.RemoteAddr, "user", p.Name, "method", r.Method, "path", r.URL.Path,
+	claims, _, _ := r.BasicAuth()
+	level("request refused", "from", r.RemoteAddr, "user", cmp.Or(p.Name, claims), "method", r.Method, "path", r.URL.Path,
 		"origin", r.Header.Get("Origin"), "status", e.status, "why", e.Error())
 
 	h := w.Header()

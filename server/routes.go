@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
 
 	"wstun/internal/access"
@@ -58,6 +59,9 @@ func ParseTarget(s string) (access.Target, error) {
 		network, address = "unix", p
 	}
 	t, err := access.ParseTarget(network, address)
+	if _, numeric := strconv.Atoi(s); err != nil && numeric == nil {
+		return t, fmt.Errorf("the target %q has no host; write localhost:%s", s, s)
+	}
 	if err != nil && network == "tcp" && !strings.Contains(s, ":") {
 		return t, fmt.Errorf("the target %q has no port; write %s:5900", s, s)
 	}

@@ -115,11 +115,14 @@ func (s *Server) Serve(l Listener) error {
 	hs := &http.Server{
 		Handler:           &front{s, l.Front},
 		ReadHeaderTimeout: upgradeTimeout, // covers the TLS handshake as well
+		ReadTimeout:       upgradeTimeout, // of a body, which net/http would wait for
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 		ConnState:         hurry(),
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is judged like all else
 	}
 	hs.Protocols.SetHTTP1(true)
 	s.mu.Lock()
@@ -169,13 +172,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
-	s.rest.Go(func() {
-		for _, hs := range s.https {
+	for _, hs := range s.https {
+		s.rest.Go(func() {
 			if hs.Shutdown(ctx) != nil {
 				hs.Close()
 			}
-		}
-	})
+		})
+	}
 	done := make(chan struct{})
 	s.rest.Go(func() { s.relays.Wait(); close(done) })
 	var err error

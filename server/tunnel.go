@@ -82,7 +82,7 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	s.serveSession(ses)
 	m.Close()
 	took := time.Since(start).Round(time.Millisecond)
-	if err := l.Err(); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := l.Err(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, netx.ErrDraining) {
 		log.Warn("session lost", "after", took, "why", err)
 	} else {
 		log.Info("session closed", "after", took)

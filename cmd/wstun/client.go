@@ -2,22 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"wstun/client"
-	"wstun/internal/netx"
 	"wstun/internal/tlsconf"
 )
 
@@ -31,6 +25,7 @@ type clientFlags struct {
 	tls                       tlsconf.Client
 	halfOpen                  time.Duration
 	shared
+	flags *flags
 }
 
 func clientCommand() *cli.Command {
@@ -54,6 +49,7 @@ func clientCommand() *cli.Command {
 	f.lines(&s.tls.Pins, "tls-pin", "`PIN` sha256/… of the server's key, in place of other checks")
 	f.toggle(&s.tls.Insecure, "tls-insecure", "do not check the server's certificate")
 	f.shared(&s.shared)
+	s.flags = f
 	return &cli.Command{
 		Name:      "client",
 		Usage:     "reach what a server reaches",
@@ -80,6 +76,9 @@ func (s *clientFlags) run(c *cli.Context) error {
 		s.LogLevel = slog.LevelWarn // stderr is ssh's as well
 	}
 	log := s.logger(c.App.ErrWriter)
+	for _, w := range s.flags.strangers(os.Environ(), passwordVariable, tokenVariable) {
+		log.Warn(w)
+	}
 	cfg, err := s.config(c, log)
 	if err != nil {
 		return err
@@ -107,8 +106,18 @@ func (s *clientFlags) runStdio(ctx context.Context, c *cli.Context, cfg client.C
 	if err != nil {
 		return wrongFlag(c, "stdio-forward", s.stdio, err)
 	}
-	return client.New(cfg).Stdio(ctx, network, address, readCloser{c.App.Reader}, writeCloser{c.App.Writer})
+	err = client.New(cfg).Stdio(ctx, network, address, readCloser{c.App.Reader}, writeCloser{c.App.Writer})
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return err
 }
+
+// Variables of the environment that hold secrets, and have no flag.
+const (
+	passwordVariable = "WSTUN_CLIENT_PASSWORD"
+	tokenVariable    = "WSTUN_CLIENT_TOKEN"
+)
 
 // Standard input and output, which are files, or what a test has in their place.
 type (
@@ -154,151 +163,14 @@ func (s *clientFlags) config(c *cli.Context, log *slog.Logger) (cfg client.Confi
 	if cfg.Header, err = parseHeaders(c, s.headers); err != nil {
 		return cfg, err
 	}
-	for _, pin := range s.tls.Pins {
-		if _, err := (tlsconf.Client{Pins: []string{pin}}).Config(""); err != nil {
-			return cfg, wrongFlag(c, "tls-pin", pin, err)
-		}
-	}
-	if cfg.URL.Scheme == "wss" {
-		if cfg.TLS, err = s.tls.Config(cfg.URL.Hostname()); err != nil {
-			return cfg, err
-		}
-	}
-	if s.tls.Insecure {
-		log.Warn("--tls-insecure: anybody on the way can read and change everything")
+	if cfg.TLS, err = s.secure(c, cfg.URL, log); err != nil {
+		return cfg, err
 	}
 	if cfg.Dial, cfg.Via, err = s.way(c, cfg.URL, log); err != nil {
 		return cfg, err
 	}
-	cfg.Credentials, err = s.credentials(cfg.URL, log)
-	return cfg, err
-}
-
-// serverURL returns the URL of the argument or of WSTUN_SERVER, as ws or wss.
-func serverURL(c *cli.Context) (*url.URL, error) {
-	text, from := c.Args().First(), "the URL"
-	if text == "" {
-		if text, from = os.Getenv("WSTUN_SERVER"), "WSTUN_SERVER"; text == "" {
-			return nil, withHints(usagef("no server"), "give its URL, such as wss://host, or set WSTUN_SERVER")
-		}
+	if cfg.Credentials, err = s.credentials(log); err != nil {
+		return cfg, err
 	}
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, usagef("%s is malformed; write ws://host:8080 or wss://host/path", from)
-	}
-	schemes := map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-	if schemes[u.Scheme] == "" || u.Hostname() == "" {
-		return nil, usagef("%s %q is none of a server; write ws://host:8080 or wss://host/path", from, u.Redacted())
-	}
-	u.Scheme = schemes[u.Scheme]
-	if u.User != nil {
-		return nil, withHints(usagef("%s holds a user name or a password", from), "give --user NAME and --password-file FILE")
-	}
-	if u.Fragment != "" {
-		return nil, usagef("%s has a #fragment, which is not sent", from)
-	}
-	return u, nil
-}
-
-func parseHeaders(c *cli.Context, lines []string) (http.Header, error) {
-	h := http.Header{}
-	for _, l := range lines {
-		name, value, ok := strings.Cut(l, ":")
-		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		switch {
-		case !ok || name == "" || strings.ContainsAny(name, " \t\r\n") || strings.ContainsAny(value, "\r\n"):
-			return nil, wrongFlag(c, "header", l, errors.New("write 'Name: value'"))
-		case strings.EqualFold(name, "host"):
-			return nil, wrongFlag(c, "header", l, errors.New("write --http-host NAME"))
-		}
-		h.Add(name, value)
-	}
-	return h, nil
-}
-
-// way returns how to reach the server, and what to call that.
-func (s *clientFlags) way(c *cli.Context, u *url.URL, log *slog.Logger) (netx.DialFunc, string, error) {
-	host := &netx.Host{}
-	proxy, err := netx.ProxyFor(u, os.Getenv)
-	if s.proxy == "none" {
-		return host.Dial, "", nil
-	}
-	if s.proxy != "" {
-		if proxy, err = url.Parse(s.proxy); err != nil || proxy.Host == "" {
-			return nil, "", usagef("--proxy is malformed; write http://user:pass@proxy:3128")
-		}
-		if _, secret := proxy.User.Password(); secret && onCommandLine(c, "proxy") {
-			log.Warn("--proxy holds a password, which others on this machine can see: put it in WSTUN_CLIENT_PROXY")
-		}
-	}
-	if err != nil {
-		return nil, "", usagef("%w", err)
-	}
-	if proxy == nil {
-		return host.Dial, "", nil
-	}
-	dial, err := netx.Via(proxy, host.Dial)
-	if err != nil {
-		if s.proxy != "" {
-			return nil, "", usagef("--proxy %s: %w", proxy.Redacted(), err)
-		}
-		return nil, "", usagef("the environment's proxy %s: %w", proxy.Redacted(), err)
-	}
-	return dial, "proxy " + proxy.Host, nil
-}
-
-// credentials returns what makes the Authorization header, read anew each time.
-func (s *clientFlags) credentials(u *url.URL, log *slog.Logger) (func() (string, error), error) {
-	password, token := os.Getenv("WSTUN_CLIENT_PASSWORD"), os.Getenv("WSTUN_CLIENT_TOKEN")
-	read := func(name, file, value, scheme string, encode func(string) string) func() (string, error) {
-		return func() (string, error) {
-			if file != "" {
-				var err error
-				if value, _, err = readSecret(file); err != nil {
-					return "", fmt.Errorf("--%s: %w", name, err)
-				}
-			}
-			return scheme + " " + encode(value), nil
-		}
-	}
-	var get func() (string, error)
-	switch hasToken, hasPassword := s.tokenFile != "" || token != "", s.passFile != "" || password != ""; {
-	case hasToken && (s.user != "" || hasPassword):
-		return nil, usagef("a token and a user name do not go together")
-	case hasToken:
-		get = read("token-file", s.tokenFile, token, "Bearer", func(v string) string { return v })
-	case s.user != "" && hasPassword:
-		get = read("password-file", s.passFile, password, "Basic", func(v string) string {
-			return base64.StdEncoding.EncodeToString([]byte(s.user + ":" + v))
-		})
-	case s.user != "":
-		return nil, withHints(usagef("--user %s has no password", s.user), "give --password-file FILE")
-	case hasPassword:
-		return nil, withHints(usagef("a password without a user name"), "give --user NAME")
-	default:
-		return nil, nil
-	}
-	if strings.Contains(s.user, ":") {
-		return nil, usagef("--user %q: a name has no colon", s.user)
-	}
-	if u.Scheme == "ws" && !s.plaintext && !isLoopbackName(u.Hostname()) {
-		return nil, withHints(errors.New("a password or token would cross the network in clear"),
-			"use wss://, or --allow-plaintext-auth where you trust everything on the way")
-	}
-	if _, err := get(); err != nil { // now, rather than at the first handshake
-		return nil, err
-	}
-	for _, file := range []string{s.passFile, s.tokenFile} {
-		if file != "" {
-			if _, warning, _ := readSecret(file); warning != "" {
-				log.Warn(warning)
-			}
-		}
-	}
-	return get, nil
-}
-
-func isLoopbackName(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return cfg, s.exposed(c, cfg, log)
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -129,10 +130,15 @@ func (d *demonstration) startServer(chat, addr string) error {
 	}
 	d.ends = append(d.ends, func() { web.Close() })
 	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+	}
 	if err != nil {
-		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return err
-		}
+		return fmt.Errorf("--listen %s: %w", addr, err)
+	}
+	if !isLoopback(ln.Addr()) {
+		ln.Close()
+		return usagef("--listen %s: the demo is for this machine alone; write 127.0.0.1:8080", addr)
 	}
 	var routes server.Routes
 	if err := routes.Add("/chat=" + chat); err != nil {

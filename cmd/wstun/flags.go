@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"wstun/internal/nearest"
 )
 
 // flags builds the flags of one command. Each method adds one that fills a
@@ -147,8 +149,17 @@ func (o *option) TakesValue() bool { return !o.toggle }
 // An argument is an option as package flag sets it from the command line.
 type argument struct{ *option }
 
-func (a argument) Set(v string) error { return a.set(dashed(a.Name), v) }
-func (a argument) IsBoolFlag() bool   { return a.option != nil && a.toggle }
+// Set refuses an empty value: --users "$USERS" with the variable unset must not
+// mean that nobody is asked who they are.
+func (a argument) Set(v string) error {
+	if v == "" {
+		a.source = dashed(a.Name)
+		a.err = usagef("%s is empty; leave the flag out, or give it a value", dashed(a.Name))
+		return a.err
+	}
+	return a.set(dashed(a.Name), v)
+}
+func (a argument) IsBoolFlag() bool { return a.option != nil && a.toggle }
 
 // String is also called on the zero argument, by package flag.
 func (a argument) String() string {
@@ -163,6 +174,28 @@ func dashed(name string) string {
 		return "-" + name
 	}
 	return "--" + name
+}
+
+// strangers returns the variables of the environment that look like ours and
+// set nothing: a misspelt WSTUN_SERVER_USERS would leave a server open.
+func (f *flags) strangers(environ []string, known ...string) (warnings []string) {
+	for _, o := range f.list {
+		if o, ok := o.(*option); ok {
+			known = append(known, o.EnvVars...)
+		}
+	}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, f.prefix) || value == "" || slices.Contains(known, name) {
+			continue
+		}
+		w := name + " in the environment sets nothing"
+		if near := nearest.Word(name, known); near != "" {
+			w += "; did you mean " + near + "?"
+		}
+		warnings = append(warnings, w)
+	}
+	return warnings
 }
 
 // wrongFlag is a usage error about v, a value of c's flag name, that was found

@@ -35,7 +35,20 @@ func forMachines(_ []string, a slog.Attr) slog.Attr {
 			a.Value = slog.StringValue(v.String())
 		}
 	}
+	if a.Value.Kind() == slog.KindString {
+		a.Value = slog.StringValue(short(a.Value.String()))
+	}
 	return a
+}
+
+// maxText bounds a value: some of them are a peer's.
+const maxText = 512
+
+func short(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return fmt.Sprintf("%s… (%d bytes)", s[:maxText], len(s))
 }
 
 // A textHandler writes lines for people,
@@ -125,7 +138,7 @@ func writeAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	if v.Kind() == slog.KindTime {
 		text = v.Time().Format(time.RFC3339)
 	}
-	b.WriteString(" " + quoted(prefix+a.Key) + "=" + quoted(text))
+	b.WriteString(" " + quoted(prefix+a.Key) + "=" + quoted(short(text)))
 }
 
 // quoted returns s as a key or a value of a line: as it is if it is one word.

@@ -131,11 +131,9 @@ SHA-256 alone.`,
 			if _, err := access.ParseUsers("users file", []byte(entry)); err != nil {
 				return usagef("%w", err)
 			}
-			_, err := fmt.Fprintf(c.App.Writer, `# for the client: --token-file with this line
-%s
-
-# for the server: add this to the file of --users
-%s`, token, entry)
+			// The token alone goes to standard output: wstun token lab7 > lab7.token
+			fmt.Fprintf(c.App.ErrWriter, "for the server, in the file of --users:\n\n%s\nfor the client, in the file of --token-file:\n\n", entry)
+			_, err := fmt.Fprintln(c.App.Writer, token)
 			return err
 		}),
 	}

@@ -40,11 +40,11 @@ func TestHashPassword(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	r := runWith(t, nil, "", "token", "lab7")
-	m := regexp.MustCompile(`(?s)^# for the client: [^\n]*\n(\S+)\n\n# for the server: [^\n]*\n(.*)$`).FindStringSubmatch(r.out)
+	m := regexp.MustCompile(`(?s)^for the server, [^\n]*\n\n(.*)\nfor the client, [^\n]*\n\n$`).FindStringSubmatch(r.err)
 	if r.code != 0 || m == nil {
 		t.Fatalf("exit code %d: %s%s", r.code, r.out, r.err)
 	}
-	token, entry := m[1], m[2]
+	token, entry := strings.TrimSuffix(r.out, "\n"), m[1] // to a file: wstun token lab7 > lab7.token
 	sum := sha256.Sum256([]byte(token))
 	if !strings.Contains(entry, "sha256: "+hex.EncodeToString(sum[:])+"\n") || strings.Contains(entry, token) {
 		t.Errorf("entry:\n%s", entry)

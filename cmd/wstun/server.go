@@ -29,6 +29,7 @@ type serverFlags struct {
 	tls                         tlsconf.Server
 	ping, halfOpen              time.Duration
 	shared
+	flags *flags
 }
 
 func serverCommand() *cli.Command {
@@ -53,6 +54,7 @@ func serverCommand() *cli.Command {
 	f.duration(&s.ping, "ping-interval", "ask a silent browser after this `TIME` whether it lives; 0: never")
 	f.duration(&s.halfOpen, "half-open-timeout", "end a half-closed stream after this `TIME` without a byte; 0: never")
 	f.shared(&s.shared)
+	s.flags = f
 	return &cli.Command{
 		Name:  "server",
 		Usage: "accept WebSockets and dial targets for them",
@@ -69,6 +71,9 @@ func serverCommand() *cli.Command {
 
 func (s *serverFlags) run(c *cli.Context) error {
 	log := s.logger(c.App.ErrWriter)
+	for _, w := range s.flags.strangers(os.Environ()) {
+		log.Warn(w)
+	}
 	cfg, err := s.config(c, log)
 	if err != nil {
 		return err
@@ -108,6 +113,9 @@ func (s *serverFlags) config(c *cli.Context, log *slog.Logger) (cfg server.Confi
 	cfg = server.Config{
 		Policy: &access.Policy{}, Subprotocol: s.subprotocol,
 		PingInterval: s.ping, HalfOpen: s.halfOpen, Agent: "wstun/" + programVersion(), Log: log,
+	}
+	if p := s.subprotocol; strings.ContainsFunc(p, notToken) || strings.HasPrefix(p, "wstun.") || strings.HasPrefix(p, "bearer.") {
+		return cfg, wrongFlag(c, "subprotocol", p, errors.New("no browser can ask for that; write one word, such as mqtt"))
 	}
 	if s.target != "" {
 		t, err := server.ParseTarget(s.target)
@@ -168,6 +176,8 @@ func (s *serverFlags) listeners(c *cli.Context, cfg server.Config, log *slog.Log
 	if s.tls.CertFile != "" || s.tls.KeyFile != "" || s.tls.SelfSigned {
 		secure, cert, err = s.tls.Config()
 		switch {
+		case s.tls.SelfSigned && (s.tls.CertFile != "" || s.tls.KeyFile != ""):
+			return nil, usagef("--tls-self-signed and --tls-cert do not go together")
 		case s.tls.CertFile == "" && s.tls.KeyFile != "":
 			return nil, usagef("--tls-key %s without --tls-cert", s.tls.KeyFile)
 		case err != nil && s.tls.CertFile != "" && s.tls.KeyFile == "":
@@ -232,6 +242,11 @@ func (s *serverFlags) announce(l server.Listener, cfg server.Config, log *slog.L
 	if l.Front.Basic && l.TLS == nil {
 		log.Warn("passwords and tokens cross the network in clear on this port, since it has no TLS", "addr", l.Addr())
 	}
+}
+
+// notToken reports whether r cannot be in a token of HTTP, RFC 9110 §5.6.2.
+func notToken(r rune) bool {
+	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 }
 
 func isLoopback(a net.Addr) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -140,6 +141,9 @@ func cutNetwork(s string) (rest, network string) {
 func noPorts(host string) error {
 	if host == "" {
 		return errors.New("it is empty: write HOST:PORT, such as vnc:5900")
+	}
+	if _, err := strconv.Atoi(host); err == nil {
+		return fmt.Errorf("no host: write vnc:%s, or 10.0.0.0/8:%[1]s", host)
 	}
 	return fmt.Errorf("no ports: write %s:5900, or %[1]s:* for any port", strings.TrimSuffix(host, ":"))
 }

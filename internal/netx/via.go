@@ -139,6 +139,10 @@ func (h *hop) describe(err error) (what string, cause error) {
 	case notTLS:
 		return "does not speak TLS", err
 	}
+	var op *net.OpError
+	if errors.As(err, &op) { // without our own address, which is another each time
+		err = op.Err
+	}
 	return "", err
 }
 

@@ -41,5 +41,5 @@ func isProxy(value string) bool {
 		value = "http://" + value
 	}
 	u, err := url.Parse(value)
-	return err == nil && u.Hostname() != ""
+	return err == nil && u.Hostname() != "" && u.Fragment == "" && u.RawQuery == "" && (u.Path == "" || u.Path == "/")
 }
