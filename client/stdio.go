@@ -44,7 +44,13 @@ func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadC
 	settling, cancel := context.WithTimeout(c.life, settleTimeout)
 	defer cancel()
 	if errors.Is(err, errInputLeft) {
-		return t.finish(settling) // what was read of it has been sent, and is acknowledged now
+		// What was read of it has been sent, and closing the session has it
+		// acknowledged. First a moment for the reset to arrive; without it the
+		// target sees the session end, which is a failure as well.
+		moment, cancel := context.WithTimeout(settling, inputGrace)
+		defer cancel()
+		st.Settled(moment)
+		return t.finish(settling)
 	}
 	if err != nil {
 		return errors.New(why(err, local))

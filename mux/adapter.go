@@ -31,6 +31,7 @@ const (
 	yamuxWindowUpdate = 1
 
 	flagSYN   = 1
+	flagRST   = 8
 	flagsKnow = 1 | 2 | 4 | 8 // SYN, ACK, FIN, RST
 
 	maxData   = 1 << 20
@@ -69,6 +70,10 @@ func (a *adapter) Write(p []byte) (int, error) {
 	if a.head == nil && len(p) == yamuxHeader && p[1] == yamuxData && binary.BigEndian.Uint32(p[8:]) > 0 {
 		a.head = append(make([]byte, 0, yamuxHeader), p...)
 		return len(p), nil
+	}
+	if a.head == nil && len(p) == yamuxHeader && p[3]&flagRST != 0 {
+		// More SYNs than yamux's backlog holds: nobody else hears of this one.
+		a.settled(binary.BigEndian.Uint32(p[4:]))
 	}
 	head := a.head
 	a.head = nil

@@ -176,7 +176,13 @@ func (s *Stream) writeRST(code uint16) bool {
 func (s *Stream) awaitEnd(discard bool) bool {
 	s.readMu.Lock()
 	defer s.readMu.Unlock()
-	s.ys.SetReadDeadline(time.Now().Add(resetGrace))
+	s.mu.Lock()
+	if s.err != nil && s.told { // the peer waits for us to let go
+		s.mu.Unlock()
+		return true
+	}
+	s.ys.SetReadDeadline(time.Now().Add(resetGrace)) // under the lock: a RESET ends it
+	s.mu.Unlock()
 	if discard {
 		_, err := io.Copy(io.Discard, s.ys)
 		return err == nil

@@ -133,6 +133,28 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// Yamux resets streams that come faster than they are accepted: then they
+// must not count as unanswered for ever.
+func TestStreamsThatYamuxResetsAreForgotten(t *testing.T) {
+	const syn, rst = 1, 8
+	f := newFeed(bytes.Join([][]byte{yf(0, 1, syn, 1, 0), yf(0, 1, syn, 3, 0)}, nil))
+	f.Close()
+	a := &adapter{line: f}
+	io.Copy(io.Discard, struct{ io.Reader }{a})
+	if n := a.unanswered(); n != 2 {
+		t.Fatalf("%d count as unanswered", n)
+	}
+	a.Write(yf(0, 0, 0, 1, yamuxHeader))
+	a.Write(yf(0, 1, rst, 3, 0)) // the body of the frame before
+	if n := a.unanswered(); n != 2 {
+		t.Errorf("a body that looks like a RST counts: %d", n)
+	}
+	a.Write(yf(0, 1, rst, 3, 0))
+	if n := a.unanswered(); n != 1 {
+		t.Errorf("%d count as unanswered", n)
+	}
+}
+
 // What the guard refuses ends the session, and the reason can be found.
 func TestFrameThatTheGuardRefusesEndsTheSession(t *testing.T) {
 	s, raw := rawPeer(t, Config{}, false)

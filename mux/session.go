@@ -236,6 +236,14 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
+	// yamux's readers spin from the start of its Close until its receiving
+	// goroutine has ended: with thousands of streams they keep that from the
+	// processor for minutes. So it ends first, with the line.
+	s.line.Close()
+	select {
+	case <-s.ys.CloseChan():
+	case <-time.After(time.Second):
+	}
 	s.ys.Close()
 	s.running.Wait()
 	return nil

@@ -157,7 +157,8 @@ type pulse struct {
 	quiet   time.Duration // nothing was written
 	waiting time.Duration // since a ping, nothing has come
 	pinged  bool
-	unsent  int // then
+	asked   bool // by a frame; if not, a write that had been blocked was question enough
+	unsent  int  // then
 }
 
 // pongTimeout is how long a browser may leave a ping unanswered.
@@ -191,7 +192,7 @@ func (p *pulse) beat(b *browser, tick, interval time.Duration) {
 		p.quiet += tick
 	}
 	switch {
-	case rx != p.rx:
+	case rx != p.rx, p.pinged && !p.asked && tx != p.tx: // it answers, or the write went on
 		p.pinged, p.waiting = false, 0
 	case p.pinged && b.Unsent() < p.unsent: // it still takes what was sent before
 		p.unsent, p.waiting = b.Unsent(), 0
@@ -204,10 +205,11 @@ func (p *pulse) beat(b *browser, tick, interval time.Duration) {
 		b.Conn.Abort(nil)
 	case p.quiet >= interval:
 		p.quiet = 0
-		b.Ping() // or a write has been blocked for all that time, which asks as much
+		sent := b.Ping() // or a write has been blocked for all that time, which asks as much
 		if !p.pinged {
-			p.pinged, p.waiting, p.unsent = true, 0, b.Unsent()
+			p.pinged, p.asked, p.waiting, p.unsent = true, false, 0, b.Unsent()
 		}
+		p.asked = p.asked || sent
 	}
 }
 

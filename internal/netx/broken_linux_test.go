@@ -68,6 +68,36 @@ func TestBrokenOfAClosedConn(t *testing.T) {
 	}
 }
 
+// A peer that has ended in order and is gone answers late bytes with a reset:
+// what it said before is complete.
+func TestResetBehindAnEndIsNotBroken(t *testing.T) {
+	c, peer := tcpPair(t)
+	io.WriteString(peer, "a whole answer")
+	peer.Close()
+	waitForHangup(t, c)
+	io.WriteString(c, "late")
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}} // POLLERR and POLLHUP are always asked for
+		n, err := unix.Poll(p, int(generous.Milliseconds()))
+		for errors.Is(err, unix.EINTR) {
+			n, err = unix.Poll(p, int(generous.Milliseconds()))
+		}
+		if n != 1 {
+			t.Errorf("no reset came: %d, %v", n, err)
+		}
+	})
+	if err := netx.Broken(c); err != nil {
+		t.Errorf("got %v", err)
+	}
+	if got, err := io.ReadAll(c); string(got) != "a whole answer" || err != nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
 // waitForHangup returns when the peer's end or reset has arrived at c's socket.
 func waitForHangup(t *testing.T, c net.Conn) {
 	t.Helper()

@@ -117,6 +117,9 @@ func (r *Relay) reaper(end context.CancelCauseFunc) func() {
 	check := func() {
 		mu.Lock()
 		defer mu.Unlock()
+		if calls == 3 {
+			return // it fired as all ended
+		}
 		if n := r.Sent.Load() + r.Received.Load(); n != seen {
 			seen = n
 			timer.Reset(r.HalfOpen)
