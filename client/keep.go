@@ -26,15 +26,15 @@ func (c *Client) keep(use func(*tunnel)) error {
 		}
 		if err != nil {
 			var e *Error
-			if !ever && errors.As(err, &e) && !e.Temporary {
+			if errors.As(err, &e) && !e.Temporary && !ever {
 				return err
 			}
 			wait := back.next(retryAfter(err))
-			if msg := err.Error(); msg != said {
-				said = msg
-				log.Warn("waiting for the server", "url", shown(c.cfg.URL), "why", msg)
-			} else {
+			if err.Error() == said {
 				log.Debug("waiting for the server", "again in", wait.Round(time.Millisecond))
+			} else {
+				said = err.Error()
+				c.sayWaiting(err, e)
 			}
 			if !c.pause(wait) {
 				return nil
@@ -55,6 +55,15 @@ func (c *Client) keep(use func(*tunnel)) error {
 			return nil
 		}
 	}
+}
+
+// sayWaiting logs why there is no session, and what would help if e knows.
+func (c *Client) sayWaiting(err error, e *Error) {
+	log := c.cfg.Log.With("url", shown(c.cfg.URL), "why", err)
+	if e != nil && len(e.hints) > 0 {
+		log = log.With("hint", e.hints[0])
+	}
+	log.Warn("waiting for the server")
 }
 
 // serve returns when t takes no new streams any more: it has ended, or the

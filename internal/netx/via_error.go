@@ -55,6 +55,8 @@ func (e *ProxyError) Hint() string {
 		return "the proxy does not allow " + e.Address
 	case e.Status/100 == 5:
 		return "the proxy could not reach " + e.Address
+	case e.Status == 0:
+		return "check that " + e.Proxy + " is a proxy of this kind: --proxy (or HTTPS_PROXY) takes http://, https:// and socks5://"
 	}
 	return ""
 }

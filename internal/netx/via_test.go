@@ -220,8 +220,12 @@ func TestViaFails(t *testing.T) {
 				if test.text != "" && err.Error() != test.text {
 					t.Errorf("got  %s\nwant %s", err, test.text)
 				}
-				if perr.Hint() != test.hint {
-					t.Errorf("hint %q, want %q", perr.Hint(), test.hint)
+				want := test.hint
+				if perr.Status == 0 { // it never answered as a proxy does
+					want = "check that " + perr.Proxy + " is a proxy of this kind: --proxy (or HTTPS_PROXY) takes http://, https:// and socks5://"
+				}
+				if perr.Hint() != want {
+					t.Errorf("hint %q, want %q", perr.Hint(), want)
 				}
 				if test.is != nil && !errors.Is(err, test.is) {
 					t.Errorf("%v is no %v", err, test.is)
