@@ -16,10 +16,6 @@ import (
 func (s *Stream) CloseWrite() error {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	return s.closeWrite()
-}
-
-func (s *Stream) closeWrite() error {
 	if err := s.writable(); err != nil {
 		return err
 	}
@@ -233,7 +229,10 @@ func (s *Stream) release() {
 		s.ses.background(func() {
 			s.readMu.Lock()
 			defer s.readMu.Unlock()
+			s.mu.Lock()
+			s.released = true // before the deadline goes: fail would set it again
 			s.ys.SetReadDeadline(time.Time{})
+			s.mu.Unlock()
 			io.Copy(io.Discard, s.ys)
 			close(s.gone)
 			s.ses.forget(s)

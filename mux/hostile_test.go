@@ -78,6 +78,52 @@ func TestRefusedStreamsThatThePeerKeepsCountAsOpen(t *testing.T) {
 	}
 }
 
+// A RESET for a stream that is over here must not make it uncounted there.
+func TestResetOfARefusedStreamDoesNotHideIt(t *testing.T) {
+	const limit = 10
+	s, raw := rawPeer(t, Config{MaxStreams: limit}, false)
+	ctl := rawOpen(t, raw, appendOpen(nil, kindControl, ""))
+	if got := status(t, ctl); got != OK {
+		t.Fatalf("status %d", got)
+	}
+	var kept []uint32
+	for range limit - 1 {
+		st := rawOpen(t, raw, appendOpen(nil, 99, ""))
+		if got := status(t, st); got != Bad {
+			t.Fatalf("status %d", got)
+		}
+		kept = append(kept, st.StreamID())
+	}
+	last := rawOpen(t, raw, appendOpen(nil, kindTCP, "x:1"))
+	r, err := s.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted, err := r.Grant("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range append(kept, last.StreamID()) {
+		m := make([]byte, recHeader, recHeader+resetLen)
+		putRecord(m, recData, resetLen)
+		m = append(m, ctlReset)
+		m = binary.BigEndian.AppendUint32(m, id)
+		m = binary.BigEndian.AppendUint16(m, ResetByPeer)
+		if _, err := ctl.Write(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var reset *ResetError
+	if _, err := granted.Read(make([]byte, 1)); !errors.As(err, &reset) { // all have been applied
+		t.Fatal(err)
+	}
+	for range 5 * limit {
+		if got := status(t, rawOpen(t, raw, appendOpen(nil, 99, ""))); got != Limit {
+			t.Fatalf("status %d: streams that the peer keeps are not counted any more", got)
+		}
+	}
+}
+
 // Nobody has agreed yet to what comes before the answer.
 func TestMoreThanTheEarlyBytesEndsTheSession(t *testing.T) {
 	open := appendOpen(nil, kindTCP, "x:1")

@@ -48,6 +48,7 @@ type Stream struct {
 	readBy   time.Time
 	writeBy  time.Time
 	releases sync.Once
+	released bool          // only the peer's end is waited for: nothing ends that wait early
 	gone     chan struct{} // closed when the peer has let go of it, after us
 }
 
@@ -197,7 +198,7 @@ func (s *Stream) readErr(err error) error {
 func (s *Stream) fail(err error, told bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err == nil {
+	if s.err == nil && !s.released {
 		s.err, s.told = err, told
 		s.ys.SetDeadline(longAgo)
 		s.gate.open()
