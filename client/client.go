@@ -91,6 +91,8 @@ func New(cfg Config) *Client {
 // server that refuses the client before it was ever connected ends it, too.
 func (c *Client) Run() error {
 	if err := c.listen(); err != nil {
+		c.stop()
+		c.end(err)
 		return err
 	}
 	err := c.keep(c.connected)

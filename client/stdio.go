@@ -20,8 +20,8 @@ const settleTimeout = 30 * time.Second
 // for it, and ends both. It returns nil only if the far end said that it has
 // ended, and everything read from in has been acknowledged. When the far end
 // ends, in is not waited for: if it has not ended as well a moment later, the
-// target sees a reset, since nobody knows whether it had everything. ctx ends it at once; Stdio then
-// leaves a Read of in behind, if in cannot be interrupted by closing it.
+// target sees a reset, since nobody knows whether it had everything. ctx ends
+// it at once. A Read of in is left behind if closing in does not interrupt it.
 func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadCloser, out io.WriteCloser) error {
 	defer context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })()
 	t, err := c.connect(c.life)

@@ -99,9 +99,6 @@ func New(cfg Config) *Server {
 		s.files = files(cfg.Web)
 	}
 	s.life, s.end = context.WithCancelCause(context.Background())
-	if cfg.PingInterval > 0 {
-		s.rest.Go(s.sweep)
-	}
 	return s
 }
 
@@ -129,6 +126,9 @@ func (s *Server) Serve(l Listener) error {
 	if s.draining {
 		s.mu.Unlock()
 		return ln.Close()
+	}
+	if len(s.https) == 0 && s.cfg.PingInterval > 0 {
+		s.rest.Go(s.sweep)
 	}
 	s.https = append(s.https, hs)
 	s.mu.Unlock()

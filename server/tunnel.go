@@ -22,7 +22,6 @@ type session struct {
 	*mux.Session
 	line  *line.Conn
 	p     access.Principal
-	from  net.Addr
 	dials chan struct{} // a slot for each dial in flight
 	log   *slog.Logger
 }
@@ -71,7 +70,7 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 		log.Warn("session failed", "why", err)
 		return
 	}
-	ses := &session{m, l, p, ws.RemoteAddr(), make(chan struct{}, maxDials), log}
+	ses := &session{m, l, p, make(chan struct{}, maxDials), log}
 	hello := l.Session()
 	opened := log.With("client", hello.Agent)
 	if hello.Label != "" {

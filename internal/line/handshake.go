@@ -179,13 +179,6 @@ func (s *Server) Accept(ctx context.Context, car Carrier, principal string) (*Co
 	return nil, handshakeError(ctx, err)
 }
 
-// Reject refuses a session on car before its client has said anything, and
-// closes car.
-func (s *Server) Reject(car Carrier, e *RejectError) {
-	car.WriteMessages(e.encode())
-	car.Close()
-}
-
 func (s *Server) accept(car Carrier, principal string) (*Conn, error) {
 	priv, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {

@@ -190,7 +190,10 @@ func TestHandshakeEndsWithItsContext(t *testing.T) {
 
 func TestServerSaysWhyItRefuses(t *testing.T) {
 	a, b := carriers()
-	go NewServer("", Limits{}, Config{}).Reject(b, &RejectError{Code: RejectDraining, RetryAfter: 5000, Reason: "about to stop"})
+	go func() {
+		b.WriteMessages((&RejectError{Code: RejectDraining, RetryAfter: 5000, Reason: "about to stop"}).encode())
+		b.Close()
+	}()
 	_, err := Dial(t.Context(), a, Hello{}, Config{})
 	var r *RejectError
 	if !errors.As(err, &r) || r.Code != RejectDraining || r.RetryAfter != 5000 || r.Reason != "about to stop" {

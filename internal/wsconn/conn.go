@@ -25,7 +25,6 @@ import (
 const (
 	NormalClosure = 1000
 	GoingAway     = 1001
-	Unsupported   = 1003
 	Policy        = 1008
 	InternalError = 1011
 )
