@@ -38,6 +38,17 @@ type Config struct {
 	// Wait is how long a local connection waits for a session. 0: 30 s.
 	Wait time.Duration
 
+	// Single gives each connection a session, and so a WebSocket, of its own.
+	Single bool
+
+	// MaxAge is after which time the connection under a session is replaced
+	// by another, while it works; 0: never.
+	MaxAge time.Duration
+
+	// Watch calls changed whenever the way to the server may have changed,
+	// until ctx is done; nil: nothing tells.
+	Watch func(ctx context.Context, changed func(why string))
+
 	Via string // the way, if Dial is not direct, for the log
 	// Listening is called for each address that a forward listens on; may be nil.
 	Listening func(Forward, net.Addr)
@@ -58,9 +69,11 @@ type Client struct {
 	end  context.CancelCauseFunc
 
 	mu      sync.Mutex
-	tunnel  *tunnel       // nil while there is none
-	changed chan struct{} // closed, and replaced, when tunnel changes
+	tunnel  *tunnel              // of new connections; nil while there is none
+	tunnels map[*tunnel]struct{} // all that have not ended
+	changed chan struct{}        // closed, and replaced, when tunnel changes, or whether it is attached
 	waiting int
+	known   bool // there was a session, and the last attempt to make one succeeded
 
 	relays sync.WaitGroup // what Shutdown waits for
 	rest   sync.WaitGroup // sessions on their way out
@@ -79,7 +92,7 @@ func New(cfg Config) *Client {
 	if cfg.Wait == 0 {
 		cfg.Wait = 30 * time.Second
 	}
-	c := &Client{cfg: cfg, changed: make(chan struct{})}
+	c := &Client{cfg: cfg, changed: make(chan struct{}), tunnels: map[*tunnel]struct{}{}}
 	rand.Read(c.id[:])
 	c.soft, c.stop = context.WithCancel(context.Background())
 	c.life, c.end = context.WithCancelCause(context.Background())
@@ -95,6 +108,7 @@ func (c *Client) Run() error {
 		c.end(err)
 		return err
 	}
+	c.watch()
 	err := c.keep(c.connected)
 	c.stop()
 	c.end(err)
@@ -174,12 +188,15 @@ func (c *Client) forward(ctx context.Context, local net.Conn, f Forward) {
 func (c *Client) open(ctx context.Context, f Forward) (*mux.Stream, error) {
 	for {
 		wait, cancel := context.WithTimeout(ctx, c.cfg.Wait)
-		t, err := c.wait(wait)
+		t, err := c.take(wait)
 		cancel()
 		if err != nil {
 			return nil, err
 		}
 		st, err := t.DialEarly(ctx, f.Network, f.Address)
+		if c.cfg.Single {
+			c.rest.Go(func() { c.retire(t) })
+		}
 		if !errors.Is(err, mux.ErrLost) {
 			return st, err
 		}
@@ -191,16 +208,57 @@ func (c *Client) open(ctx context.Context, f Forward) (*mux.Stream, error) {
 	}
 }
 
-// wait returns the present session, or the next.
+// take returns the session for one more connection: the present one, or, with
+// Single, one that nobody else gets.
+func (c *Client) take(ctx context.Context) (*tunnel, error) {
+	if !c.cfg.Single {
+		return c.wait(ctx)
+	}
+	c.mu.Lock()
+	known := c.known
+	c.mu.Unlock()
+	for {
+		if t := c.takeSpare(); t != nil {
+			return t, nil
+		}
+		if known { // the server is well as far as is known: no need to wait for keep
+			if t, err := c.connect(ctx); err == nil {
+				return t, nil
+			}
+			known = false
+		}
+		if _, err := c.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// takeSpare returns the session that keep has made for the next connection;
+// nil: there is none.
+func (c *Client) takeSpare() *tunnel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tunnel
+	if t == nil || !t.line.Attached() {
+		return nil
+	}
+	c.tunnel = nil
+	close(t.taken)
+	return t
+}
+
+// wait returns the present session, or the next. One that has lost its
+// connection has it again soon, or another takes its place.
 func (c *Client) wait(ctx context.Context) (*tunnel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tunnel == nil && c.waiting >= maxWaiting {
+	ready := func() bool { return c.tunnel != nil && c.tunnel.line.Attached() }
+	if !ready() && c.waiting >= maxWaiting {
 		return nil, netx.ErrLimit
 	}
 	c.waiting++
 	defer func() { c.waiting-- }()
-	for c.tunnel == nil {
+	for !ready() {
 		changed := c.changed
 		c.mu.Unlock()
 		select {
@@ -224,6 +282,11 @@ func (c *Client) connected(t *tunnel) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tunnel = t
+	c.change()
+}
+
+// change wakes those who wait for a session.
+func (c *Client) change() {
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -232,9 +295,13 @@ func (c *Client) connected(t *tunnel) {
 // session of a Client that runs, or the next. ctx bounds the call. The caller
 // closes the conn.
 func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	t, err := c.wait(ctx)
+	t, err := c.take(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return t.Dial(ctx, network, address)
+	conn, err := t.Dial(ctx, network, address)
+	if c.cfg.Single {
+		c.rest.Go(func() { c.retire(t) })
+	}
+	return conn, err
 }

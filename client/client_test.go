@@ -34,7 +34,7 @@ func TestForwardReachesTheFarSide(t *testing.T) {
 	if got, err := io.ReadAll(c); string(got) != "answer" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	r.log.await(t, "relay ended")
+	r.log.Await(t, "relay ended")
 }
 
 // freePort returns an address where nobody listens.
@@ -61,14 +61,14 @@ func TestServerThatIsNotThereYetIsWaitedForAndSaidOnce(t *testing.T) {
 	for range 3 {
 		<-tries
 	}
-	if n := strings.Count(r.log.String(), "waiting for the server"); n != 1 {
+	if n := strings.Count(r.log.String(), `level=WARN msg="waiting for the server"`); n != 1 {
 		t.Errorf("said %d times", n)
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Skip(err)
 	}
-	f := farOn(t, ln)
+	f := farOn(t, ln, 0)
 	t.Cleanup(func() { r.end(nil) }) // before the server's end, which waits for its sessions
 	st := (<-f.sessions).grant(t)
 	if _, err := io.ReadFull(st, make([]byte, 5)); err != nil {
@@ -79,7 +79,7 @@ func TestServerThatIsNotThereYetIsWaitedForAndSaidOnce(t *testing.T) {
 func TestConnectionThatWaitsTooLongIsReset(t *testing.T) {
 	r := newClient(t, &url.URL{Scheme: "ws", Host: freePort(t)}, func(c *Config) { c.Wait = time.Millisecond }).start(t)
 	isReset(t, r.dial(t), "the local connection")
-	r.log.await(t, "not connected to the server")
+	r.log.Await(t, "not connected to the server")
 }
 
 func TestRefusedOpenResetsTheLocalConnectionAndIsLogged(t *testing.T) {
@@ -96,7 +96,7 @@ func TestRefusedOpenResetsTheLocalConnectionAndIsLogged(t *testing.T) {
 	}
 	req.Refuse(netx.ErrDenied)
 	isReset(t, c, "the local connection")
-	r.log.await(t, "the server says: not allowed")
+	r.log.Await(t, "the server says: not allowed")
 	c = r.dial(t) // and the session lives
 	io.WriteString(c, "x")
 	io.ReadFull(s.grant(t), make([]byte, 1))
@@ -118,7 +118,7 @@ func TestLossOfTheSessionResetsItsConnectionsAndANewOneIsMade(t *testing.T) {
 	if _, err := io.ReadFull(st, make([]byte, 5)); err != nil {
 		t.Error(err)
 	}
-	r.log.await(t, "connection lost")
+	r.log.Await(t, "connection lost")
 }
 
 func TestRefusalsBeforeTheFirstSession(t *testing.T) {
@@ -196,10 +196,10 @@ func TestOnceConnectedARefusalIsNoEnd(t *testing.T) {
 	f := newFar(t)
 	r := newClient(t, f.url, nil).start(t)
 	s := <-f.sessions
-	r.log.await(t, "connected")
+	r.log.Await(t, "connected")
 	f.say(401, "no")
 	s.cut()
-	r.log.await(t, "(401)")
+	r.log.Await(t, "(401)")
 	f.say(0, "")
 	<-f.sessions
 	select {
@@ -314,7 +314,7 @@ func TestCredentialsAreAskedForAtEachHandshake(t *testing.T) {
 		c.Credentials = func() (string, error) { asked <- struct{}{}; return "Bearer x", nil }
 	}).start(t)
 	s := <-f.sessions
-	r.log.await(t, "connected")
+	r.log.Await(t, "connected")
 	s.cut()
 	<-f.sessions
 	<-asked

@@ -45,6 +45,9 @@ func (e *Error) ExitCode() int {
 // Hints say what would help.
 func (e *Error) Hints() []string { return e.hints }
 
+// RetryAfter is when the server wants to be asked again; 0: it does not say.
+func (e *Error) RetryAfter() time.Duration { return e.after }
+
 func retryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
@@ -71,7 +74,7 @@ func (c *Client) explain(err error) error {
 		return e
 	case errors.As(err, &reject):
 		return &Error{Err: reject, Temporary: reject.Code == line.RejectDraining || reject.Code == line.RejectBusy,
-			after: time.Duration(reject.RetryAfter) * time.Millisecond}
+			after: reject.After}
 	case isTLS(err):
 		return explainTLS(where, err)
 	case errors.Is(err, context.DeadlineExceeded):

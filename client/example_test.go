@@ -48,7 +48,7 @@ func answer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer ws.Wait()
-	l, err := line.NewServer("example", line.Limits{}, line.Config{}).Accept(context.Background(), ws, "anonymous")
+	l, _, err := line.NewServer("example", line.Limits{}, line.Config{}).Accept(context.Background(), ws, "anonymous")
 	if err != nil {
 		return
 	}

@@ -20,7 +20,7 @@ func (c *Client) keep(use func(*tunnel)) error {
 		t, err := c.connect(c.life)
 		if c.life.Err() != nil {
 			if t != nil {
-				t.close()
+				c.close(t)
 			}
 			return nil
 		}
@@ -34,19 +34,24 @@ func (c *Client) keep(use func(*tunnel)) error {
 				log.Debug("waiting for the server", "again in", wait.Round(time.Millisecond))
 			} else {
 				said = err.Error()
-				c.sayWaiting(err, e)
+				c.sayWaiting("waiting for the server", err)
 			}
+			c.know(false)
 			if !c.pause(wait) {
 				return nil
 			}
 			continue
 		}
-		ever, said = true, ""
 		start := time.Now()
-		s := t.line.Session()
-		log.Info("connected", "url", shown(c.cfg.URL), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
+		if s := t.line.Session(); !ever || !c.cfg.Single {
+			log.Info("connected", "url", shown(c.cfg.URL), "user", s.Principal, "server", s.Agent, "rtt", s.RTT.Round(10*time.Microsecond))
+		}
+		ever, said = true, ""
+		c.know(true)
 		use(t)
-		c.serve(t)
+		if c.serve(t) {
+			continue
+		}
 		use(nil)
 		if time.Since(start) >= settled {
 			back = backoff{}
@@ -57,30 +62,43 @@ func (c *Client) keep(use func(*tunnel)) error {
 	}
 }
 
-// sayWaiting logs why there is no session, and what would help if e knows.
-func (c *Client) sayWaiting(err error, e *Error) {
+// know notes whether the server could be reached the last time.
+func (c *Client) know(known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = known
+}
+
+// sayWaiting logs why something cannot be done yet, and what would help if err
+// knows.
+func (c *Client) sayWaiting(what string, err error) {
 	log := c.cfg.Log.With("url", shown(c.cfg.URL), "why", err)
-	if e != nil && len(e.hints) > 0 {
+	var e *Error
+	if errors.As(err, &e) && len(e.hints) > 0 {
 		log = log.With("hint", e.hints[0])
 	}
-	log.Warn("waiting for the server")
+	log.Warn(what)
 }
 
 // serve returns when t takes no new streams any more: it has ended, or the
-// server wants them on another, or the client's life is over.
-func (c *Client) serve(t *tunnel) {
+// server wants them on another, or the client's life is over, or, and then it
+// returns true, a connection has taken t for itself.
+func (c *Client) serve(t *tunnel) (taken bool) {
 	select {
+	case <-t.taken:
+		return true
 	case <-t.Done():
 		if c.life.Err() == nil {
-			c.cfg.Log.Warn("connection lost", "why", lostWhy(t))
+			c.cfg.Log.Warn("session lost: what ran over it is reset", "why", lostWhy(t))
 		}
-		t.close()
+		c.close(t)
 	case <-t.away:
 		c.cfg.Log.Info("the server is about to stop: new connections wait for another")
 		c.rest.Go(func() { c.retire(t) })
 	case <-c.life.Done():
 		c.retire(t)
 	}
+	return false
 }
 
 func lostWhy(t *tunnel) error {
@@ -118,7 +136,7 @@ func (c *Client) retire(t *tunnel) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	t.finish(ctx) // as far as it goes: every stream is over
-	t.close()
+	c.close(t)
 }
 
 func (c *Client) pause(d time.Duration) bool {

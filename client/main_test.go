@@ -1,11 +1,9 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wstun/internal/line"
+	"wstun/internal/logtest"
 	"wstun/internal/netx"
 	"wstun/internal/netx/netxtest"
 	"wstun/internal/wsconn"
@@ -32,9 +31,15 @@ type far struct {
 	url      *url.URL
 	sessions chan *farSession
 
-	mu     sync.Mutex
-	answer int // of HTTP, in place of a session; 0: a session
-	body   string
+	window  time.Duration
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	answer   int // of HTTP, in place of a session; 0: a session
+	body     string
+	lines    *line.Server
+	lived    []*farSession
+	carriers []*wsconn.Conn
 }
 
 type farSession struct {
@@ -48,55 +53,91 @@ func (s *farSession) cut() { close(s.cuts) }
 
 func newFar(t testing.TB) *far {
 	t.Helper()
+	return newFarThatKeeps(t, 0)
+}
+
+// newFarThatKeeps is newFar with sessions that can be resumed for so long.
+func newFarThatKeeps(t testing.TB, window time.Duration) *far {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return farOn(t, ln)
+	return farOn(t, ln, window)
 }
 
-func farOn(t testing.TB, ln net.Listener) *far {
-	f := &far{sessions: make(chan *farSession, 16)}
-	lines := line.NewServer("far/1", line.Limits{}, line.Config{})
-	var running sync.WaitGroup
-	ts := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.mu.Lock()
-		answer, text := f.answer, f.body
-		f.mu.Unlock()
-		if answer != 0 {
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, text, answer)
-			return
-		}
-		ws, err := wsconn.Accept(w, r, "wstun.v1")
-		if err != nil {
-			return
-		}
-		running.Go(func() {
-			defer ws.Wait()
-			l, err := lines.Accept(context.Background(), ws, "alice")
-			if err != nil {
-				return
-			}
-			defer l.Wait()
-			s, err := mux.Server(l, mux.Config{})
-			if err != nil {
-				return
-			}
-			defer s.Close()
-			far := &farSession{s, l, make(chan struct{})}
-			f.sessions <- far
-			select {
-			case <-s.Done():
-			case <-far.cuts:
-				ws.Abort(nil)
-			}
-		})
-	})}}
+func farOn(t testing.TB, ln net.Listener, window time.Duration) *far {
+	f := &far{sessions: make(chan *farSession, 16), window: window}
+	f.restart()
+	ts := &httptest.Server{Listener: ln, Config: &http.Server{Handler: f}}
 	ts.Start()
 	f.url, _ = url.Parse(strings.Replace(ts.URL, "http", "ws", 1))
-	t.Cleanup(func() { ts.Close(); running.Wait() })
+	t.Cleanup(func() { ts.Close(); f.restart(); f.running.Wait() })
 	return f
+}
+
+func (f *far) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	answer, text, lines := f.answer, f.body, f.lines
+	f.mu.Unlock()
+	if answer != 0 {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, text, answer)
+		return
+	}
+	ws, err := wsconn.Accept(w, r, "wstun.v1")
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	f.carriers = append(f.carriers, ws)
+	f.mu.Unlock()
+	f.running.Go(func() { f.serve(lines, ws) })
+}
+
+func (f *far) serve(lines *line.Server, ws *wsconn.Conn) {
+	l, resumed, err := lines.Accept(context.Background(), ws, "alice")
+	if err != nil || resumed {
+		return
+	}
+	defer l.Wait()
+	s, err := mux.Server(l, mux.Config{Single: l.Session().Single})
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	far := &farSession{s, l, make(chan struct{})}
+	f.mu.Lock()
+	f.lived = append(f.lived, far)
+	f.mu.Unlock()
+	f.sessions <- far
+	select {
+	case <-s.Done():
+	case <-far.cuts:
+		ws.Abort(nil)
+	}
+}
+
+// cut resets every TCP conn there is, and leaves the sessions alone.
+func (f *far) cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ws := range f.carriers {
+		ws.Abort(nil)
+	}
+	f.carriers = nil
+}
+
+// restart forgets all sessions, as a new process does.
+func (f *far) restart() {
+	f.cut()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.lived {
+		s.line.Abort(line.CodeAborted, nil)
+	}
+	f.lived = nil
+	f.lines = line.NewServer("far/1", line.Limits{ResumeWindow: f.window}, line.Config{})
 }
 
 // say makes every further handshake end with this answer; 0: with a session.
@@ -125,53 +166,8 @@ func (s *farSession) grant(t testing.TB) *mux.Stream {
 type running struct {
 	*Client
 	local netxtest.Network
-	log   logBuffer
+	log   *logtest.Buffer
 	done  chan error
-}
-
-type logBuffer struct {
-	mu      sync.Mutex
-	b       bytes.Buffer
-	changed chan struct{}
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.changed != nil {
-		close(l.changed)
-		l.changed = nil
-	}
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// await waits until the log has s.
-func (l *logBuffer) await(t testing.TB, s string) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
-		l.mu.Lock()
-		if strings.Contains(l.b.String(), s) {
-			l.mu.Unlock()
-			return
-		}
-		if l.changed == nil {
-			l.changed = make(chan struct{})
-		}
-		changed := l.changed
-		l.mu.Unlock()
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatalf("no %q in the log:\n%s", s, l)
-		}
-	}
 }
 
 const local = "127.0.0.1:5900"
@@ -179,12 +175,13 @@ const local = "127.0.0.1:5900"
 // newClient returns a client with one forward, from local to vnc:5900.
 func newClient(t testing.TB, u *url.URL, change func(*Config)) *running {
 	t.Helper()
-	r := &running{done: make(chan error, 1)}
+	log, text := logtest.New()
+	r := &running{done: make(chan error, 1), log: text}
 	fs, err := ParseForward(local + ":vnc:5900")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{URL: u, Network: &r.local, Forwards: fs, Agent: "wstun/test", Log: slog.New(slog.NewTextHandler(&r.log, nil))}
+	cfg := Config{URL: u, Network: &r.local, Forwards: fs, Agent: "wstun/test", Log: log}
 	if change != nil {
 		change(&cfg)
 	}
@@ -196,7 +193,7 @@ func newClient(t testing.TB, u *url.URL, change func(*Config)) *running {
 func (r *running) start(t testing.TB) *running {
 	t.Helper()
 	go func() { r.done <- r.Run() }()
-	r.log.await(t, "forwarding")
+	r.log.Await(t, "forwarding")
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()

@@ -13,8 +13,30 @@ import (
 	"wstun/mux"
 )
 
-// settleTimeout bounds the wait for the last acknowledgements.
+// settleTimeout bounds the wait for the last acknowledgements, as long as there
+// is a connection that they could come by.
 const settleTimeout = 30 * time.Second
+
+// settling returns a context that is done then, or with the client.
+func (c *Client) settling(t *tunnel) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(c.life)
+	c.rest.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for left := settleTimeout; left > 0; {
+			select {
+			case <-tick.C:
+				if t.line.Attached() {
+					left -= time.Second
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+		cancel(context.DeadlineExceeded)
+	})
+	return ctx, func() { cancel(nil) }
+}
 
 // Stdio joins in and out with address on the server's side, makes the session
 // for it, and ends both. It returns nil only if the far end said that it has
@@ -28,7 +50,10 @@ func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadC
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer c.close(t)
+	c.watch()
+	defer c.rest.Wait()
+	defer c.end(nil)
 	conn, err := t.Dial(c.life, network, address)
 	if err != nil {
 		var refusal *mux.RefusedError
@@ -41,7 +66,7 @@ func (c *Client) Stdio(ctx context.Context, network, address string, in io.ReadC
 	local := newStdio(in, out)
 	run := relay.Relay{HalfOpen: c.cfg.HalfOpen}
 	err = run.Run(c.life, local, st)
-	settling, cancel := context.WithTimeout(c.life, settleTimeout)
+	settling, cancel := c.settling(t)
 	defer cancel()
 	if errors.Is(err, errInputLeft) {
 		// What was read of it has been sent, and closing the session has it

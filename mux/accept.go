@@ -5,9 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"time"
-
-	"github.com/hashicorp/yamux"
 )
 
 // A Request is the peer's wish for a connection. It must be answered, once, by
@@ -26,7 +25,7 @@ func (s *Session) Accept(ctx context.Context) (*Request, error) {
 		return r, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-s.ys.CloseChan():
+	case <-s.raw.CloseChan():
 		return nil, s.Err()
 	}
 }
@@ -34,8 +33,8 @@ func (s *Session) Accept(ctx context.Context) (*Request, error) {
 // Grant says that the connection stands, bound to addr, which may be empty,
 // and returns it. The caller closes it.
 func (r *Request) Grant(addr string) (*Stream, error) {
-	r.st.ses.guard.settled(r.st.ys.StreamID())
-	if _, err := r.st.ys.Write(appendReply(nil, OK, addr)); err != nil {
+	r.st.raw.settled()
+	if _, err := r.st.raw.Write(appendReply(nil, OK, addr)); err != nil {
 		r.st.Abort(nil)
 		return nil, r.st.writeErr(err)
 	}
@@ -46,7 +45,7 @@ func (r *Request) Grant(addr string) (*Stream, error) {
 func (r *Request) Refuse(err error) { r.st.refuse(statusOf(err)) }
 
 func (s *Stream) refuse(status Status, text string) {
-	s.ys.Write(appendReply(nil, status, text)) // if it fails the session is over
+	s.raw.Write(appendReply(nil, status, text)) // if it fails the session is over
 	s.mu.Lock()
 	s.told = true
 	s.mu.Unlock()
@@ -56,18 +55,17 @@ func (s *Stream) refuse(status Status, text string) {
 // accept takes yamux's streams and reads what each is for.
 func (s *Session) accept() {
 	for {
-		ys, err := s.ys.AcceptStream()
+		raw, err := s.raw.accept()
 		if err != nil {
 			return
 		}
-		st := s.add(ys, nil)
+		st := s.add(raw, nil)
 		s.mu.Lock()
 		st.incoming = true
 		s.incoming++
 		full := s.incoming > s.cfg.MaxStreams+1 // the control stream
 		s.mu.Unlock()
-		full = full || s.guard.unanswered() > maxUnanswered
-		if full {
+		if full || s.raw.crowded() {
 			s.background(func() { st.refuse(Limit, "too many streams") })
 			continue
 		}
@@ -77,21 +75,21 @@ func (s *Session) accept() {
 
 // opened reads the OPEN of a stream and hands it on.
 func (s *Session) opened(st *Stream) {
-	st.ys.SetReadDeadline(time.Now().Add(s.cfg.openTimeout))
-	kind, body, err := readOpen(st.ys)
-	st.ys.SetReadDeadline(time.Time{})
+	st.raw.SetReadDeadline(time.Now().Add(s.cfg.openTimeout))
+	kind, body, err := readOpen(st.raw)
+	st.raw.SetReadDeadline(time.Time{})
 	var refusal *RefusedError
 	switch {
 	case errors.As(err, &refusal):
 		st.refuse(refusal.Status, refusal.Text)
 		return
-	case errors.Is(err, yamux.ErrTimeout):
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.refuse(TimedOut, "no OPEN came")
 		return
 	case err != nil:
 		st.Abort(nil)
 		return
-	case kind == kindControl:
+	case kind == kindControl && !s.cfg.Single:
 		s.serveControl(st)
 		return
 	}
@@ -103,7 +101,7 @@ func (s *Session) opened(st *Stream) {
 	st.remote = target{network, body}
 	select {
 	case s.requests <- &Request{Network: network, Address: body, st: st}:
-	case <-s.ys.CloseChan():
+	case <-s.raw.CloseChan():
 		st.Abort(nil)
 	}
 }
@@ -132,7 +130,10 @@ func (s *Session) openControl() error {
 // reset tells the peer to abort its side of st, past everything that waits in
 // the stream itself.
 func (s *Session) reset(st *Stream, code uint16) {
-	m := binary.BigEndian.AppendUint32([]byte{ctlReset}, st.ys.StreamID())
+	if st.raw.abort(code) {
+		return
+	}
+	m := binary.BigEndian.AppendUint32([]byte{ctlReset}, st.raw.StreamID())
 	m = binary.BigEndian.AppendUint16(m, code)
 	s.control.Write(m) // fails only with the session, which resets every stream
 }

@@ -21,7 +21,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 	defer s.mu.Unlock()
 	s.readBy = t
 	if s.err == nil && !s.closed {
-		s.ys.SetReadDeadline(t)
+		s.raw.SetReadDeadline(t)
 	}
 	return nil
 }
@@ -33,7 +33,7 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 	defer s.mu.Unlock()
 	s.writeBy = t
 	if s.err == nil && !s.closed && !s.unread {
-		s.ys.SetWriteDeadline(t)
+		s.raw.SetWriteDeadline(t)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (s *Stream) CloseWrite() error {
 	if err := s.gate.pass(s, 0); err != nil {
 		return err
 	}
-	if _, err := s.ys.Write(fin[:]); err != nil {
+	if _, err := s.raw.Write(fin[:]); err != nil {
 		return s.writeErr(err)
 	}
 	s.mu.Lock()
@@ -39,14 +39,12 @@ func (s *Stream) CloseWrite() error {
 // Broken returns the failure that no read or write has reported yet.
 func (s *Stream) Broken() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.err != nil:
-		return s.err
-	case s.ses.ys.IsClosed():
-		return s.ses.Err()
+	err := s.err
+	s.mu.Unlock()
+	if err == nil && s.ses.raw.IsClosed() {
+		return s.over()
 	}
-	return nil
+	return err
 }
 
 // failUnread makes writes fail, since nobody reads them, and leaves reads alone.
@@ -55,7 +53,7 @@ func (s *Stream) failUnread() {
 	defer s.mu.Unlock()
 	if s.err == nil && !s.unread && !s.closed {
 		s.unread = true
-		s.ys.SetWriteDeadline(longAgo)
+		s.raw.SetWriteDeadline(longAgo)
 		s.gate.open()
 	}
 }
@@ -102,7 +100,7 @@ func (s *Stream) Abort(cause error) error {
 
 // wake frees a Read and a Write that wait.
 func (s *Stream) wake() {
-	s.ys.SetDeadline(longAgo)
+	s.raw.SetDeadline(longAgo)
 	s.gate.open()
 }
 
@@ -113,10 +111,10 @@ func (s *Stream) linger() {
 	said, sayable := s.finOut, s.err == nil && s.owed == 0
 	s.mu.Unlock()
 	if !said && sayable {
-		s.ys.SetWriteDeadline(time.Now().Add(resetGrace))
+		s.raw.SetWriteDeadline(time.Now().Add(resetGrace))
 		var fin [recHeader]byte
 		putRecord(fin[:], recFIN, 0)
-		_, err := s.ys.Write(fin[:])
+		_, err := s.raw.Write(fin[:])
 		said = err == nil
 	}
 	s.writeMu.Unlock()
@@ -140,7 +138,7 @@ func (s *Stream) giveUp(cause error) {
 	s.mu.Lock()
 	told := s.told
 	s.mu.Unlock()
-	if told || s.ses.ys.IsClosed() {
+	if told || s.ses.raw.IsClosed() {
 		return
 	}
 	code := codeOf(cause)
@@ -162,7 +160,7 @@ func (s *Stream) writeRST(code uint16) bool {
 	var rst [recHeader + 2]byte
 	putRecord(rst[:], recRST, 2)
 	binary.BigEndian.PutUint16(rst[recHeader:], code)
-	n, err := s.ys.Write(rst[:]) // the write deadline is past
+	n, err := s.raw.writeNow(rst[:])
 	return err == nil && n == len(rst)
 }
 
@@ -177,10 +175,10 @@ func (s *Stream) awaitEnd(discard bool) bool {
 		s.mu.Unlock()
 		return true
 	}
-	s.ys.SetReadDeadline(time.Now().Add(resetGrace)) // under the lock: a RESET ends it
+	s.raw.SetReadDeadline(time.Now().Add(resetGrace)) // under the lock: a RESET ends it
 	s.mu.Unlock()
 	if discard {
-		_, err := io.Copy(io.Discard, s.ys)
+		_, err := io.Copy(io.Discard, s.raw)
 		return err == nil
 	}
 	s.mu.Lock()
@@ -192,9 +190,13 @@ func (s *Stream) awaitEnd(discard bool) bool {
 	if s.left > 0 {
 		return false
 	}
+	if err := s.readReply(); err != nil {
+		var refusal *RefusedError
+		return errors.As(err, &refusal)
+	}
 	for {
 		for s.have < recHeader {
-			n, err := s.ys.Read(s.head[s.have:])
+			n, err := s.raw.Read(s.head[s.have:])
 			if s.have += n; n == 0 {
 				return errors.Is(err, io.EOF)
 			}
@@ -216,24 +218,22 @@ func (s *Stream) awaitEnd(discard bool) bool {
 func (s *Stream) release() {
 	s.releases.Do(func() {
 		s.readMu.Lock() // readers have been woken
-		if s.replied != nil {
-			select {
-			case <-s.replied:
-			default:
-				s.answered(net.ErrClosed)
-			}
+		if s.unanswered() {
+			s.answered(net.ErrClosed)
 		}
 		s.readMu.Unlock()
-		s.ses.guard.settled(s.ys.StreamID())
-		s.ys.Close()
+		s.raw.settled()
+		s.raw.Close()
 		s.ses.background(func() {
 			s.readMu.Lock()
 			defer s.readMu.Unlock()
 			s.mu.Lock()
 			s.released = true // before the deadline goes: fail would set it again
-			s.ys.SetReadDeadline(time.Time{})
+			s.raw.SetReadDeadline(time.Time{})
 			s.mu.Unlock()
-			io.Copy(io.Discard, s.ys)
+			if _, s.lost = io.Copy(io.Discard, s.raw); s.lost != nil && s.ses.raw.IsClosed() {
+				s.lost = s.ses.Err()
+			}
 			close(s.gone)
 			s.ses.forget(s)
 		})
@@ -249,8 +249,5 @@ func (s *Stream) Settled(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if s.ses.ys.IsClosed() {
-		return s.ses.Err()
-	}
-	return nil
+	return s.lost
 }

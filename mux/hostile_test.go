@@ -190,10 +190,11 @@ func TestTooManyUnansweredOpensAreRefusedAndTheRestGoesOn(t *testing.T) {
 	for _, r := range unanswered {
 		r.Refuse(netx.ErrDenied)
 	}
-	for deadline := time.After(20 * time.Second); s.guard.unanswered() > 0; {
+	guard := s.raw.(*yamuxSession).guard
+	for deadline := time.After(20 * time.Second); guard.unanswered() > 0; {
 		select {
 		case <-deadline:
-			t.Fatalf("%d count as unanswered", s.guard.unanswered())
+			t.Fatalf("%d count as unanswered", guard.unanswered())
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -241,27 +242,29 @@ func TestSecondControlStreamIsRefusedAndTheFirstServes(t *testing.T) {
 // As an HTTP server that answers and closes while the upload goes on: the
 // uploader is told that nobody reads it, and the answer is whole.
 func TestAnswerIsWholeThoughTheUploaderIsToldThatNobodyReads(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	want := bytes.Repeat([]byte("413 "), 50_000)
-	if _, err := s.Write(want); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	c.SetWriteDeadline(time.Now().Add(20 * time.Second))
-	var err error
-	for err == nil {
-		_, err = c.Write(make([]byte, 10_000))
-	}
-	if !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("the uploader: %v", err)
-	}
-	if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("the uploader, again: %v", err)
-	}
-	if got, err := io.ReadAll(c); !bytes.Equal(got, want) || err != nil {
-		t.Errorf("the answer: %d bytes of %d, %v", len(got), len(want), err)
-	}
-	c.Close()
-	waitEmpty(t, client, server)
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		want := bytes.Repeat([]byte("413 "), 50_000)
+		if _, err := s.Write(want); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		c.SetWriteDeadline(time.Now().Add(20 * time.Second))
+		var err error
+		for err == nil {
+			_, err = c.Write(make([]byte, 10_000))
+		}
+		if !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("the uploader: %v", err)
+		}
+		if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("the uploader, again: %v", err)
+		}
+		if got, err := io.ReadAll(c); !bytes.Equal(got, want) || err != nil {
+			t.Errorf("the answer: %d bytes of %d, %v", len(got), len(want), err)
+		}
+		c.Close()
+		waitEmpty(t, client, server)
+	})
 }

@@ -61,6 +61,25 @@ func sessions(t testing.TB, cfg Config) (client, server *Session) {
 	return client, server
 }
 
+// pair makes both ends of a session.
+type pair func(t testing.TB, cfg Config) (client, server *Session)
+
+// ofEitherKind runs a test on sessions with yamux and on those of one stream.
+func ofEitherKind(t *testing.T, test func(t *testing.T, sessions pair)) {
+	t.Run("yamux", func(t *testing.T) { test(t, sessions) })
+	t.Run("single", func(t *testing.T) { test(t, singles) })
+}
+
+// cut breaks what a session runs on.
+func cut(s *Session) {
+	switch l := s.line.(type) {
+	case tcpLine:
+		l.Close()
+	case *carried:
+		l.carrier.Close()
+	}
+}
+
 // streams opens one stream and returns both of its ends.
 func streams(t testing.TB, client, server *Session) (c, s *Stream) {
 	t.Helper()
@@ -97,180 +116,222 @@ func TestStreamIsANetConn(t *testing.T) {
 	})
 }
 
+func TestStreamWithoutYamuxIsANetConn(t *testing.T) {
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		client, server := singles(t, Config{})
+		c, s := streams(t, client, server)
+		return c, s, func() { client.Close(); server.Close() }, nil
+	})
+}
+
 func TestRequestSaysWhatIsAskedFor(t *testing.T) {
-	client, server := sessions(t, Config{})
-	for _, tt := range []struct{ network, address string }{
-		{"tcp", "db.lab:5432"}, {"tcp", "[fd00::1]:22"}, {"udp", "dns:53"}, {"unix", "/run/app.sock"}, {"service", "lab7"},
-	} {
-		go func() {
-			c, err := client.Dial(context.Background(), tt.network, tt.address)
-			if err == nil {
-				c.Close()
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		for _, tt := range []struct{ network, address string }{
+			{"tcp", "db.lab:5432"}, {"tcp", "[fd00::1]:22"}, {"udp", "dns:53"}, {"unix", "/run/app.sock"}, {"service", "lab7"},
+		} {
+			client, server := sessions(t, Config{})
+			go func() {
+				c, err := client.Dial(context.Background(), tt.network, tt.address)
+				if err == nil {
+					c.Close()
+				}
+			}()
+			r, err := server.Accept(t.Context())
+			if err != nil {
+				t.Fatal(err)
 			}
-		}()
+			if r.Network != tt.network || r.Address != tt.address {
+				t.Errorf("got %s %s, want %v", r.Network, r.Address, tt)
+			}
+			st, err := r.Grant("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Close()
+		}
+	})
+}
+
+func TestRefusalTellsNoMoreThanItMay(t *testing.T) {
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		for _, tt := range []struct {
+			name string
+			err  error
+			is   error
+			text string
+		}{
+			{"rules", errors.Join(errors.New("rule 7 says no"), netx.ErrDenied), netx.ErrDenied, "not allowed"},
+			{"nobody listens", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, syscall.ECONNREFUSED, "connection refused"},
+			{"no such name", &net.DNSError{Err: "no such host", Name: "secret.internal", Server: "10.0.0.2:53", IsNotFound: true}, nil, "no such host"},
+			{"unreachable", syscall.EHOSTUNREACH, syscall.EHOSTUNREACH, "host or network unreachable"},
+			{"too late", context.DeadlineExceeded, syscall.ETIMEDOUT, "timed out"},
+			{"draining", netx.ErrDraining, netx.ErrDraining, "the server is about to stop"},
+			{"anything else", errors.New("open /etc/shadow: permission denied"), nil, "failed"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				client, server := sessions(t, Config{})
+				go func() {
+					if r, err := server.Accept(context.Background()); err == nil {
+						r.Refuse(tt.err)
+					}
+				}()
+				_, err := client.Dial(t.Context(), "tcp", "x:1")
+				var refusal *RefusedError
+				if !errors.As(err, &refusal) || refusal.Text != tt.text || tt.is != nil && !errors.Is(err, tt.is) {
+					t.Errorf("got %v", err)
+				}
+				waitEmpty(t, client, server)
+			})
+		}
+	})
+}
+
+func TestEarlyBytesArriveBehindTheOpen(t *testing.T) {
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		st, err := client.DialEarly(t.Context(), "tcp", "x:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		want := bytes.Repeat([]byte("early"), 10_000)
+		if _, err := st.Write(want); err != nil {
+			t.Fatal(err)
+		}
 		r, err := server.Accept(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Network != tt.network || r.Address != tt.address {
-			t.Errorf("got %s %s, want %v", r.Network, r.Address, tt)
-		}
-		st, err := r.Grant("")
+		s, err := r.Grant("")
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.Close()
-	}
+		defer s.Close()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, want) {
+			t.Error(err)
+		}
+	})
 }
 
-func TestRefusalTellsNoMoreThanItMay(t *testing.T) {
-	client, server := sessions(t, Config{})
-	for _, tt := range []struct {
-		name string
-		err  error
-		is   error
-		text string
-	}{
-		{"rules", errors.Join(errors.New("rule 7 says no"), netx.ErrDenied), netx.ErrDenied, "not allowed"},
-		{"nobody listens", &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, syscall.ECONNREFUSED, "connection refused"},
-		{"no such name", &net.DNSError{Err: "no such host", Name: "secret.internal", Server: "10.0.0.2:53", IsNotFound: true}, nil, "no such host"},
-		{"unreachable", syscall.EHOSTUNREACH, syscall.EHOSTUNREACH, "host or network unreachable"},
-		{"too late", context.DeadlineExceeded, syscall.ETIMEDOUT, "timed out"},
-		{"draining", netx.ErrDraining, netx.ErrDraining, "the server is about to stop"},
-		{"anything else", errors.New("open /etc/shadow: permission denied"), nil, "failed"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			go func() {
-				if r, err := server.Accept(context.Background()); err == nil {
-					r.Refuse(tt.err)
-				}
-			}()
-			_, err := client.Dial(t.Context(), "tcp", "x:1")
-			var refusal *RefusedError
-			if !errors.As(err, &refusal) || refusal.Text != tt.text || tt.is != nil && !errors.Is(err, tt.is) {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-}
-
-func TestEarlyBytesArriveBehindTheOpen(t *testing.T) {
-	client, server := sessions(t, Config{})
-	st, err := client.DialEarly(t.Context(), "tcp", "x:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	want := bytes.Repeat([]byte("early"), 10_000)
-	if _, err := st.Write(want); err != nil {
-		t.Fatal(err)
-	}
-	r, err := server.Accept(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := r.Grant("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, want) {
-		t.Error(err)
-	}
+// The answer is there, and is no record.
+func TestOpenerThatClosesWithoutReadingTheAnswerIsSettled(t *testing.T) {
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, err := client.DialEarly(t.Context(), "tcp", "x:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte("all of it"))
+		c.Close()
+		r, err := server.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := r.Grant("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(s); string(got) != "all of it" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+		s.CloseWrite()
+		s.Close()
+		if err := c.Settled(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := s.Settled(t.Context()); err != nil {
+			t.Error(err)
+		}
+		waitEmpty(t, client, server)
+	})
 }
 
 func TestOpenerHoldsMoreThanTheEarlyBytesBack(t *testing.T) {
-	client, server := sessions(t, Config{})
-	st, err := client.DialEarly(t.Context(), "tcp", "x:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	r, err := server.Accept(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	st.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-	n, err := st.Write(make([]byte, 200_000))
-	if !errors.Is(err, os.ErrDeadlineExceeded) || n > maxEarly {
-		t.Errorf("%d bytes went out before the answer: %v", n, err)
-	}
-	r.Refuse(netx.ErrDenied)
-	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, netx.ErrDenied) {
-		t.Errorf("read: %v", err)
-	}
-	if _, err := st.Write([]byte{1}); !errors.Is(err, netx.ErrDenied) {
-		t.Errorf("write: %v", err)
-	}
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		st, err := client.DialEarly(t.Context(), "tcp", "x:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		r, err := server.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		n, err := st.Write(make([]byte, 200_000))
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n > maxEarly {
+			t.Errorf("%d bytes went out before the answer: %v", n, err)
+		}
+		r.Refuse(netx.ErrDenied)
+		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, netx.ErrDenied) {
+			t.Errorf("read: %v", err)
+		}
+		if _, err := st.Write([]byte{1}); !errors.Is(err, netx.ErrDenied) {
+			t.Errorf("write: %v", err)
+		}
+	})
 }
 
 func TestEndOfOneDirectionLeavesTheOther(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	c.Write([]byte("request"))
-	c.CloseWrite()
-	if got, err := io.ReadAll(s); string(got) != "request" || err != nil {
-		t.Fatalf("%q, %v", got, err)
-	}
-	want := make([]byte, 3<<20)
-	rand.Read(want)
-	go func() { s.Write(want); s.CloseWrite() }()
-	got, err := io.ReadAll(c)
-	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%d bytes, %v", len(got), err)
-	}
-	c.Close()
-	s.Close()
-	if err := c.Settled(t.Context()); err != nil {
-		t.Error(err)
-	}
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		c.Write([]byte("request"))
+		c.CloseWrite()
+		if got, err := io.ReadAll(s); string(got) != "request" || err != nil {
+			t.Fatalf("%q, %v", got, err)
+		}
+		want := make([]byte, 3<<20)
+		rand.Read(want)
+		go func() { s.Write(want); s.CloseWrite() }()
+		got, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		c.Close()
+		s.Close()
+		if err := c.Settled(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestResetIsNoEnd(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	s.Write([]byte("half an ans"))
-	s.Abort(syscall.ECONNRESET)
-	got, err := io.ReadAll(c)
-	if string(got) != "half an ans" || !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("%q, %v", got, err)
-	}
-	if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("write: %v", err)
-	}
-	c.Close()
-	waitEmpty(t, client, server)
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		s.Write([]byte("half an ans"))
+		s.Abort(syscall.ECONNRESET)
+		got, err := io.ReadAll(c)
+		if string(got) != "half an ans" || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q, %v", got, err)
+		}
+		if _, err := c.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("write: %v", err)
+		}
+		c.Close()
+		waitEmpty(t, client, server)
+	})
 }
 
 // The peer does not read, so the window is full and no RST record fits behind
 // what waits there.
 func TestResetOvertakesAFullWindow(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	io.WriteString(c, "a little")
-	io.ReadFull(s, make([]byte, 8))
-	for n := 1; n > 0; { // until a Write gets nothing through: the window is full
-		c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-		var err error
-		if n, err = c.Write(make([]byte, 8<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal(err)
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		io.WriteString(c, "a little")
+		io.ReadFull(s, make([]byte, 8))
+		fill(t, c)
+		c.Abort(nil)
+		if err := broken(t, s); !errors.Is(err, syscall.ECONNRESET) {
+			t.Error(err)
 		}
-	}
-	c.Abort(nil)
-	deadline := time.After(30 * time.Second)
-	for s.Broken() == nil {
-		select {
-		case <-deadline:
-			t.Fatal("the reset did not come")
-		case <-time.After(time.Millisecond):
-		}
-	}
-	if err := s.Broken(); !errors.Is(err, syscall.ECONNRESET) {
-		t.Error(err)
-	}
-	s.Abort(s.Broken())
-	waitEmpty(t, client, server)
+		s.Abort(s.Broken())
+		waitEmpty(t, client, server)
+	})
 }
 
 func waitEmpty(t *testing.T, ss ...*Session) {
@@ -288,43 +349,47 @@ func waitEmpty(t *testing.T, ss ...*Session) {
 }
 
 func TestLostSessionIsNoEnd(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	s.Write([]byte("first half, "))
-	io.ReadFull(c, make([]byte, 12))
-	server.line.(tcpLine).Close()
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {
-		t.Errorf("read: %v", err)
-	}
-	if _, err := c.Write([]byte{1}); !errors.Is(err, ErrLost) {
-		t.Errorf("write: %v", err)
-	}
-	if c.Broken() == nil {
-		t.Error("not broken")
-	}
-	if _, err := client.Dial(t.Context(), "tcp", "x:1"); !errors.Is(err, ErrLost) {
-		t.Errorf("dial: %v", err)
-	}
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		s.Write([]byte("first half, "))
+		io.ReadFull(c, make([]byte, 12))
+		cut(server)
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {
+			t.Errorf("read: %v", err)
+		}
+		if _, err := c.Write([]byte{1}); !errors.Is(err, ErrLost) {
+			t.Errorf("write: %v", err)
+		}
+		if c.Broken() == nil {
+			t.Error("not broken")
+		}
+		if _, err := client.Dial(t.Context(), "tcp", "x:1"); !errors.Is(err, ErrLost) {
+			t.Errorf("dial: %v", err)
+		}
+	})
 }
 
 func TestPeerThatWritesToAClosedStreamIsReset(t *testing.T) {
-	client, server := sessions(t, Config{})
-	c, s := streams(t, client, server)
-	c.Close()
-	if _, err := s.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("read: %v", err)
-	}
-	var err error
-	for range 1 << 20 {
-		if _, err = s.Write([]byte("is anybody there?")); err != nil {
-			break
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		c, s := streams(t, client, server)
+		c.Close()
+		if _, err := s.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("read: %v", err)
 		}
-	}
-	if !errors.Is(err, syscall.EPIPE) {
-		t.Errorf("write: %v", err)
-	}
-	s.Close()
-	waitEmpty(t, client, server)
+		var err error
+		for range 1 << 20 {
+			if _, err = s.Write([]byte("is anybody there?")); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("write: %v", err)
+		}
+		s.Close()
+		waitEmpty(t, client, server)
+	})
 }
 
 func TestTooManyStreamsAreRefusedAndTheRestGoesOn(t *testing.T) {
@@ -342,19 +407,21 @@ func TestTooManyStreamsAreRefusedAndTheRestGoesOn(t *testing.T) {
 }
 
 func TestDialEndsWithItsContext(t *testing.T) {
-	client, server := sessions(t, Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		r, err := server.Accept(context.Background())
-		cancel() // the answer never comes
-		if err == nil {
-			defer r.Refuse(netx.ErrLimit)
+	ofEitherKind(t, func(t *testing.T, sessions pair) {
+		client, server := sessions(t, Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			r, err := server.Accept(context.Background())
+			cancel() // the answer never comes
+			if err == nil {
+				defer r.Refuse(netx.ErrLimit)
+			}
+		}()
+		if _, err := client.Dial(ctx, "tcp", "x:1"); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
 		}
-	}()
-	if _, err := client.Dial(ctx, "tcp", "x:1"); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-	waitEmpty(t, client)
+		waitEmpty(t, client)
+	})
 }
 
 func TestManyStreamsBothWays(t *testing.T) {

@@ -1,10 +1,11 @@
 // Package mux carries connections to and from a peer over one line.
 //
-// A [Session] multiplexes streams with yamux. Yamux reports a finished stream,
-// a closed one and a lost session with the same io.EOF, and has no reset, so
-// every stream carries records: an end is said by a FIN record and a failure
-// by RST, and what yamux says of an end is never believed. The far end is used
-// like a network: [Session.Dial] there, [Session.Accept] what it dials here.
+// A [Session] multiplexes streams with yamux, or carries a single one without.
+// Yamux reports a finished stream, a closed one and a lost session with the same
+// io.EOF, and has no reset, so every stream carries records: an end is said by a
+// FIN record and a failure by RST, and what yamux says of an end is never
+// believed. The far end is used like a network: [Session.Dial] there,
+// [Session.Accept] what it dials here.
 //
 // docs/protocol.md is the normative text. Who may open what is the acceptor's
 // question; this package knows nothing of HTTP, WebSocket or policy.
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -31,6 +33,13 @@ type Config struct {
 	// MaxStreams bounds the streams that the peer may have open. 0 means
 	// 16,384; further ones are refused with Limit.
 	MaxStreams int
+
+	// Single makes a session of one stream, which the client opens: OPEN,
+	// reply and records lie directly on the line, whose window bounds them,
+	// so the two fields above mean nothing. Both ends must agree on it. The
+	// line must have the methods of package line's Conn. The session ends
+	// with its stream.
+	Single bool
 
 	openTimeout time.Duration // for tests; 0: openTimeout
 }
@@ -53,15 +62,14 @@ const (
 
 // A Session is one end. Its methods may be called concurrently.
 type Session struct {
-	line  Line
-	guard *adapter
-	ys    *yamux.Session
-	cfg   Config
+	line Line
+	raw  rawSession
+	cfg  Config
 
 	requests chan *Request
 	pending  chan struct{} // a slot for each OPEN of ours without an answer
 	opening  sync.Mutex
-	control  *Stream // ours, for RESETs; its peer's is read
+	control  *Stream // ours, for RESETs; its peer's is read. nil: the raw streams need none
 	running  sync.WaitGroup
 
 	mu       sync.Mutex
@@ -88,34 +96,26 @@ func newSession(l Line, cfg Config, client bool) (*Session, error) {
 	if cfg.openTimeout == 0 {
 		cfg.openTimeout = openTimeout
 	}
-	yc := &yamux.Config{
-		AcceptBacklog: acceptBacklog,
-		// The line does liveness; and each of yamux's timers loses data or
-		// kills a session that a slow carrier merely delays.
-		EnableKeepAlive:        false,
-		KeepAliveInterval:      time.Hour, // must be set, is not used
-		ConnectionWriteTimeout: 24 * time.Hour,
-		MaxStreamWindowSize:    max(cfg.StreamWindow, 256<<10),
-		LogOutput:              io.Discard, // every error it logs also ends the session
-	}
 	s := &Session{
-		line: l, guard: &adapter{line: l, client: client}, cfg: cfg,
+		line: l, cfg: cfg,
 		requests: make(chan *Request),
 		pending:  make(chan struct{}, maxPending),
 		streams:  map[uint32]*Stream{},
 	}
-	var err error
-	open := yamux.Server
-	if client {
-		open = yamux.Client
+	open := newYamux
+	if cfg.Single {
+		open = newSingle
 	}
-	if s.ys, err = open(s.guard, yc); err != nil {
+	var err error
+	if s.raw, err = open(l, cfg, client); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("session: %w", err)
 	}
-	if err := s.openControl(); err != nil {
-		s.Close()
-		return nil, err
+	if !cfg.Single {
+		if err := s.openControl(); err != nil {
+			s.Close()
+			return nil, err
+		}
 	}
 	s.running.Go(s.accept)
 	return s, nil
@@ -154,21 +154,24 @@ func (s *Session) open(ctx context.Context, kind byte, body string) (*Stream, er
 	case s.pending <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-s.ys.CloseChan():
+	case <-s.raw.CloseChan():
 		return nil, s.Err()
 	}
 	// yamux takes the id and sends the SYN in two steps: two openers at once
 	// could send theirs out of order, which the peer's guard does not allow.
 	s.opening.Lock()
-	ys, err := s.ys.OpenStream()
+	raw, err := s.raw.open()
 	s.opening.Unlock()
 	if err != nil {
 		<-s.pending
+		if errors.Is(err, errUsed) {
+			return nil, err
+		}
 		return nil, s.Err()
 	}
-	st := s.add(ys, target{networkOf(kind), body})
+	st := s.add(raw, target{networkOf(kind), body})
 	st.replied = make(chan struct{})
-	if _, err := ys.Write(appendOpen(nil, kind, body)); err != nil {
+	if _, err := raw.Write(appendOpen(nil, kind, body)); err != nil {
 		st.answered(s.Err())
 		st.Abort(nil)
 		return nil, s.Err()
@@ -178,19 +181,19 @@ func (s *Session) open(ctx context.Context, kind byte, body string) (*Stream, er
 
 // add registers a stream; a session that has ended still gives it a life, the
 // shortest possible.
-func (s *Session) add(ys *yamux.Stream, remote net.Addr) *Stream {
-	st := &Stream{ses: s, ys: ys, remote: remote, gone: make(chan struct{})}
+func (s *Session) add(raw rawStream, remote net.Addr) *Stream {
+	st := &Stream{ses: s, raw: raw, remote: remote, gone: make(chan struct{})}
 	st.gate.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.streams[ys.StreamID()] = st
+	s.streams[raw.StreamID()] = st
 	return st
 }
 
 func (s *Session) forget(st *Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.streams, st.ys.StreamID())
+	delete(s.streams, st.raw.StreamID())
 	if st.incoming {
 		s.incoming--
 	}
@@ -210,18 +213,15 @@ func (s *Session) NumStreams() int {
 }
 
 // Done is closed when the session has ended.
-func (s *Session) Done() <-chan struct{} { return s.ys.CloseChan() }
+func (s *Session) Done() <-chan struct{} { return s.raw.CloseChan() }
 
 // ErrLost is wrapped by the errors of streams whose session ended before them.
 var ErrLost = errors.New("session lost")
 
 // Err returns why the session ended, and a general answer while it lives.
 func (s *Session) Err() error {
-	if v := s.guard.violation.Load(); v != nil {
-		return fmt.Errorf("%w: %w", ErrLost, *v)
-	}
-	var err error
-	if l, ok := s.line.(interface{ Err() error }); ok {
+	err := s.raw.fault()
+	if l, ok := s.line.(interface{ Err() error }); ok && err == nil {
 		err = l.Err()
 	}
 	if err == nil || errors.Is(err, net.ErrClosed) {
@@ -236,15 +236,7 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
-	// yamux's readers spin from the start of its Close until its receiving
-	// goroutine has ended: with thousands of streams they keep that from the
-	// processor for minutes. So it ends first, with the line.
-	s.line.Close()
-	select {
-	case <-s.ys.CloseChan():
-	case <-time.After(time.Second):
-	}
-	s.ys.Close()
+	s.raw.Close()
 	s.running.Wait()
 	return nil
 }
@@ -264,6 +256,103 @@ func (s *Session) background(f func()) {
 		f()
 	}()
 }
+
+// yamuxSession and yamuxStream are yamux's, behind its guard.
+type yamuxSession struct {
+	*yamux.Session
+	guard *adapter
+}
+
+func newYamux(l Line, cfg Config, client bool) (rawSession, error) {
+	yc := &yamux.Config{
+		AcceptBacklog: acceptBacklog,
+		// The line does liveness; and each of yamux's timers loses data or
+		// kills a session that a slow carrier merely delays.
+		EnableKeepAlive:        false,
+		KeepAliveInterval:      time.Hour, // must be set, is not used
+		ConnectionWriteTimeout: 24 * time.Hour,
+		MaxStreamWindowSize:    max(cfg.StreamWindow, 256<<10),
+		LogOutput:              io.Discard, // every error it logs also ends the session
+	}
+	s := &yamuxSession{guard: &adapter{line: l, client: client}}
+	open := yamux.Server
+	if client {
+		open = yamux.Client
+	}
+	var err error
+	s.Session, err = open(s.guard, yc)
+	return s, err
+}
+
+func (s *yamuxSession) open() (rawStream, error)   { return s.wrap(s.OpenStream()) }
+func (s *yamuxSession) accept() (rawStream, error) { return s.wrap(s.AcceptStream()) }
+
+func (s *yamuxSession) wrap(st *yamux.Stream, err error) (rawStream, error) {
+	return &yamuxStream{st, s}, err
+}
+
+func (s *yamuxSession) crowded() bool           { return s.guard.unanswered() > maxUnanswered }
+func (s *yamuxSession) explain(err error) error { return err }
+
+func (s *yamuxSession) fault() error {
+	if v := s.guard.violation.Load(); v != nil {
+		return *v
+	}
+	return nil
+}
+
+// Close ends the line first. yamux's readers spin from the start of its Close
+// until its receiving goroutine has ended: with thousands of streams they keep
+// that from the processor for minutes.
+func (s *yamuxSession) Close() error {
+	s.guard.Close()
+	select {
+	case <-s.CloseChan():
+	case <-time.After(time.Second):
+	}
+	return s.Session.Close()
+}
+
+type yamuxStream struct {
+	*yamux.Stream
+	ses *yamuxSession
+}
+
+// Read tells apart what yamux says with the same error, and says like net what
+// it says in its own way.
+func (s *yamuxStream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	if err == io.EOF && s.ses.IsClosed() {
+		err = yamux.ErrSessionShutdown
+	}
+	return n, inWordsOfNet(err)
+}
+
+func (s *yamuxStream) Write(p []byte) (int, error) {
+	n, err := s.Stream.Write(p)
+	return n, inWordsOfNet(err)
+}
+
+func inWordsOfNet(err error) error {
+	switch err {
+	case yamux.ErrTimeout:
+		return os.ErrDeadlineExceeded
+	case yamux.ErrConnectionReset:
+		return &ResetError{ResetByPeer}
+	}
+	return err
+}
+
+// writeNow relies on yamux, which looks at a deadline only when it has to wait
+// for the window.
+func (s *yamuxStream) writeNow(p []byte) (int, error) {
+	s.SetWriteDeadline(longAgo)
+	return s.Write(p)
+}
+
+func (s *yamuxStream) abort(uint16) bool { return false }
+func (s *yamuxStream) settled()          { s.ses.guard.settled(s.StreamID()) }
+func (s *yamuxStream) rest() []byte      { return nil }
 
 // target is the address of a stream's far end, as asked for.
 type target struct{ network, address string }

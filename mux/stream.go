@@ -11,15 +11,13 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/hashicorp/yamux"
 )
 
 // A Stream is one connection inside a session: a net.Conn that ends each
 // direction apart, and that tells an end from a failure.
 type Stream struct {
 	ses       *Session
-	ys        *yamux.Stream
+	raw       rawStream
 	remote    net.Addr
 	incoming  bool // opened by the peer
 	isControl bool
@@ -50,6 +48,7 @@ type Stream struct {
 	releases sync.Once
 	released bool          // only the peer's end is waited for: nothing ends that wait early
 	gone     chan struct{} // closed when the peer has let go of it, after us
+	lost     error         // once gone is closed: why it is not known that the peer let go in order
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -98,7 +97,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := s.ys.Read(p[:min(len(p), s.left)])
+	n, err := s.raw.Read(p[:min(len(p), s.left)])
 	s.left -= n
 	if n > 0 {
 		return n, nil
@@ -117,7 +116,7 @@ func (s *Stream) nextRecord() error {
 	}
 	for s.left == 0 {
 		for s.have < recHeader {
-			n, err := s.ys.Read(s.head[s.have:])
+			n, err := s.raw.Read(s.head[s.have:])
 			s.have += n
 			if n == 0 {
 				return s.readErr(err)
@@ -137,7 +136,7 @@ func (s *Stream) nextRecord() error {
 			return io.EOF
 		case recRST:
 			var code [2]byte
-			if _, err := io.ReadFull(s.ys, code[:]); err != nil {
+			if _, err := io.ReadFull(s.raw, code[:]); err != nil {
 				return s.readErr(err)
 			}
 			return s.fail(&ResetError{binary.BigEndian.Uint16(code[:])}, true)
@@ -167,7 +166,7 @@ func (s *Stream) readable() error {
 
 func passed(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
-// readErr says what an error, or an end, of yamux's means for the reader.
+// readErr says what an error, or an end, of the raw stream means for the reader.
 func (s *Stream) readErr(err error) error {
 	s.mu.Lock()
 	switch {
@@ -180,15 +179,15 @@ func (s *Stream) readErr(err error) error {
 	}
 	s.mu.Unlock()
 	switch {
-	case errors.Is(err, yamux.ErrTimeout):
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded
-	case s.ses.ys.IsClosed():
-		return s.fail(s.ses.Err(), true)
-	case err == nil:
-		return io.ErrNoProgress
 	case err == io.EOF:
 		// No FIN record came before it: the peer gave the stream up.
 		return s.fail(&ResetError{ResetByPeer}, true)
+	case s.ses.raw.IsClosed():
+		return s.fail(s.ses.raw.explain(s.ses.Err()), true)
+	case err == nil:
+		return io.ErrNoProgress
 	}
 	return s.fail(err, true)
 }
@@ -200,7 +199,7 @@ func (s *Stream) fail(err error, told bool) error {
 	defer s.mu.Unlock()
 	if s.err == nil && !s.released {
 		s.err, s.told = err, told
-		s.ys.SetDeadline(longAgo)
+		s.raw.SetDeadline(longAgo)
 		s.gate.open()
 	}
 	return s.err
@@ -208,19 +207,30 @@ func (s *Stream) fail(err error, told bool) error {
 
 var longAgo = time.Unix(1, 0)
 
+// unanswered reports whether the stream is ours and its answer not in.
+func (s *Stream) unanswered() bool {
+	if s.replied == nil {
+		return false
+	}
+	select {
+	case <-s.replied:
+		return false
+	default:
+		return true
+	}
+}
+
 // readReply reads the answer to our OPEN, once.
 func (s *Stream) readReply() error {
 	if s.replied == nil {
 		return nil
 	}
-	select {
-	case <-s.replied:
+	if !s.unanswered() {
 		return s.refusal
-	default:
 	}
 	for want := 3; len(s.reply) < want; {
 		b := make([]byte, want-len(s.reply))
-		n, err := s.ys.Read(b)
+		n, err := s.raw.Read(b)
 		s.reply = append(s.reply, b[:n]...)
 		if n == 0 {
 			err = s.readErr(err)
@@ -256,7 +266,7 @@ func (s *Stream) answered(err error) {
 // awaitReply reads until the answer is in.
 func (s *Stream) awaitReply(ctx context.Context) error {
 	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { s.ys.SetReadDeadline(longAgo); close(woken) })
+	stop := context.AfterFunc(ctx, func() { s.raw.SetReadDeadline(longAgo); close(woken) })
 	s.readMu.Lock()
 	defer s.readMu.Unlock()
 	err := s.readReply()
@@ -291,7 +301,7 @@ func (s *Stream) writeBlock(p []byte) (n int, err error) {
 		return n, err
 	}
 	putRecord(p, recData, len(p)-recHeader)
-	k, err := s.ys.Write(p)
+	k, err := s.raw.Write(p)
 	if k < len(p) {
 		s.owedHdr = append(s.owedHdr[:0], p[min(k, recHeader):recHeader]...)
 		s.owed = len(p) - max(k, recHeader)
@@ -302,13 +312,13 @@ func (s *Stream) writeBlock(p []byte) (n int, err error) {
 // writeOwed completes a record that was cut short with the next bytes of p.
 func (s *Stream) writeOwed(p []byte) (int, error) {
 	for len(s.owedHdr) > 0 {
-		k, err := s.ys.Write(s.owedHdr)
+		k, err := s.raw.Write(s.owedHdr)
 		s.owedHdr = s.owedHdr[k:]
 		if err != nil {
 			return 0, s.writeErr(err)
 		}
 	}
-	k, err := s.ys.Write(p[:min(len(p), s.owed)])
+	k, err := s.raw.Write(p[:min(len(p), s.owed)])
 	s.owed -= k
 	return k, s.writeErr(err)
 }
@@ -362,10 +372,14 @@ func (s *Stream) writeErr(err error) error {
 		return net.ErrClosed
 	case unread:
 		return &ResetError{ResetUnread}
-	case errors.Is(err, yamux.ErrTimeout):
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded
-	case s.ses.ys.IsClosed():
-		return s.fail(s.ses.Err(), true)
+	case s.ses.raw.IsClosed():
+		if err := s.over(); err != nil {
+			return s.fail(err, true)
+		}
+		s.failUnread()
+		return &ResetError{ResetUnread}
 	}
 	return s.fail(&ResetError{ResetByPeer}, true)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"wstun/internal/access"
+	"wstun/internal/line"
 	"wstun/internal/netx"
 	"wstun/internal/wsconn"
 )
@@ -178,7 +179,12 @@ func TestDrainLetsRunningBrowsersFinishAndRefusesNewOnes(t *testing.T) {
 	if _, err := tun.Dial(t.Context(), "tcp", target); !errors.Is(err, netx.ErrDraining) {
 		t.Errorf("a new stream: %v", err)
 	}
-	for _, h := range []http.Header{nil, header("Upgrade", "websocket"), header("Upgrade", "websocket", "Sec-WebSocket-Protocol", "wstun.v1")} {
+	// A tunnel is let in as far as its handshake, since it may be one that comes back.
+	var reject *line.RejectError
+	if _, err := s.tunnel(t, nil); !errors.As(err, &reject) || reject.Code != line.RejectDraining || reject.RetryAfter() == 0 {
+		t.Errorf("a new session: %v", err)
+	}
+	for _, h := range []http.Header{nil, header("Upgrade", "websocket")} {
 		r := httptest.NewRequest("GET", "http://"+s.addr+"/", nil)
 		if h != nil {
 			r.Header = header("Connection", "Upgrade", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")

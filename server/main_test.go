@@ -2,14 +2,11 @@ package server
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 
 	"wstun/internal/access"
 	"wstun/internal/line"
+	"wstun/internal/logtest"
 	"wstun/internal/netx/netxtest"
 	"wstun/internal/wsconn"
 	"wstun/mux"
@@ -29,25 +27,8 @@ type site struct {
 	*Server
 	addr    string
 	targets netxtest.Network
-	log     logBuffer
+	log     *logtest.Buffer
 	served  chan error
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 const target = "127.0.0.1:5900"
@@ -71,7 +52,7 @@ func serve(t testing.TB, cfg Config, f access.Front) *site {
 		cfg.Network = &s.targets
 	}
 	cfg.Agent = "wstun/test"
-	cfg.Log = slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg.Log, s.log = logtest.New()
 	s.Server = New(cfg)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -239,6 +220,8 @@ type tunnel struct {
 	line *line.Conn
 	ws   *wsconn.Conn
 	away chan line.GoAway
+
+	resumed chan time.Duration
 }
 
 func (s *site) tunnel(t testing.TB, header http.Header) (*tunnel, error) {
@@ -247,15 +230,30 @@ func (s *site) tunnel(t testing.TB, header http.Header) (*tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := line.Dial(t.Context(), w, line.Hello{Agent: "test"}, line.Config{})
+	tun := &tunnel{ws: w, away: make(chan line.GoAway, 8), resumed: make(chan time.Duration, 8)}
+	l, err := line.Dial(t.Context(), w, line.Hello{Agent: "test"}, line.Config{Redial: func(ctx context.Context, _ func()) (line.Carrier, error) {
+		w, err := wsconn.Dial(ctx, "ws://"+s.addr, wsconn.DialOptions{Subprotocol: "wstun.v1", Header: header})
+		if err != nil {
+			return nil, err
+		}
+		tun.ws = w // nobody looks before the event
+		return w, nil
+	}})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	tun := &tunnel{line: l, ws: w, away: make(chan line.GoAway, 1)}
-	l.OnGoAway(func(g line.GoAway) { tun.away <- g })
+	tun.line = l
+	l.OnEvent(func(e line.Event) {
+		switch e.Kind {
+		case line.GoingAway:
+			tun.away <- e.GoAway
+		case line.Resumed:
+			tun.resumed <- e.After
+		}
+	})
 	if tun.Session, err = mux.Client(l, mux.Config{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { tun.Close(); l.Wait(); w.Wait() })
+	t.Cleanup(func() { tun.Close(); l.Wait() })
 	return tun, nil
 }

@@ -33,6 +33,10 @@ type Config struct {
 	Routes  Routes
 	Web     *os.Root // static files; nil: none. The caller closes it after Shutdown.
 
+	ResumeWindow time.Duration // how long a session without a connection is kept; 0: not at all
+	Memory       int64         // bytes that sessions may hold together, for what is on its way; 0: no bound
+	MaxDetached  int           // sessions of one user that wait for a connection; 0: as many as Memory lets be
+
 	Subprotocol  string        // of browsers, besides "binary"; empty: none
 	PingInterval time.Duration // how long nothing is written to a browser before it is asked whether it lives; 0: never
 	HalfOpen     time.Duration // how long a half-closed stream may be silent; 0: for ever
@@ -59,6 +63,7 @@ type Server struct {
 	mu       sync.Mutex
 	draining bool
 	drain    chan struct{} // closed when draining
+	over     bool          // nothing at all is accepted any more
 	https    []*http.Server
 	sessions map[*session]struct{}
 	browsers map[*browser]*pulse
@@ -74,7 +79,6 @@ const (
 	maxHeader       = 12 << 10 // net/http adds 4 KiB to it
 	maxDials        = 32       // in flight, per session
 	busyRetry       = "5"      // seconds
-	drainRetryMS    = 1000
 	browserHalfOpen = 30 * time.Second
 )
 
@@ -86,15 +90,20 @@ func New(cfg Config) *Server {
 	if cfg.Policy == nil {
 		cfg.Policy = &access.Policy{}
 	}
-	limits := line.Limits{Ping: 12 * time.Second, MaxStreams: maxStreams}
+	limits := line.Limits{ResumeWindow: cfg.ResumeWindow, Ping: 12 * time.Second, MaxStreams: maxStreams}
+	var memory *line.Budget
+	if cfg.Memory > 0 {
+		memory = line.NewBudget(cfg.Memory)
+	}
 	s := &Server{
 		cfg:      cfg,
-		lines:    line.NewServer(cfg.Agent, limits, line.Config{}),
+		lines:    line.NewServer(cfg.Agent, limits, line.Config{Budget: memory}),
 		drain:    make(chan struct{}),
 		sessions: map[*session]struct{}{},
 		browsers: map[*browser]*pulse{},
 	}
 	s.lines.StreamWindow = mux.WindowFor
+	s.lines.MaxDetached = cfg.MaxDetached
 	if cfg.Web != nil {
 		s.files = files(cfg.Web)
 	}
@@ -153,11 +162,12 @@ func hurry() func(net.Conn, http.ConnState) {
 	}
 }
 
-// Shutdown stops accepting, tells clients to move on, and lets what runs go on
-// until it ends or ctx is done; what is left then is aborted. It returns when
-// nothing of the server runs any more, with the cause of ctx if that cut
-// anything off.
+// Shutdown takes nothing new, tells clients to move on, and lets what runs go
+// on until it ends or ctx is done; what is left then is aborted. Sessions that
+// lose their connection meanwhile may come back. It returns when nothing of the
+// server runs any more, with the cause of ctx if that cut anything off.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.lines.Drain()
 	s.mu.Lock()
 	if !s.draining {
 		s.draining = true
@@ -172,13 +182,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 
-	for _, hs := range s.https {
-		s.rest.Go(func() {
-			if hs.Shutdown(ctx) != nil {
-				hs.Close()
-			}
-		})
-	}
 	done := make(chan struct{})
 	s.rest.Go(func() { s.relays.Wait(); close(done) })
 	var err error
@@ -187,8 +190,19 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	for _, hs := range s.https {
+		s.rest.Go(func() {
+			if hs.Shutdown(ctx) != nil {
+				hs.Close()
+			}
+		})
+	}
 	s.end(netx.ErrDraining)
 	s.rest.Wait()
+	s.lines.Wait()
 	return err
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net"
@@ -31,13 +32,9 @@ func (s *Server) acceptTunnel(w http.ResponseWriter, r *http.Request, p access.P
 	if !slices.Contains(offered, tunnelProtocol) {
 		return &httpError{status: http.StatusBadRequest, text: "this server speaks " + tunnelProtocol}
 	}
-	s.mu.Lock()
-	if s.draining {
-		s.mu.Unlock()
+	if !s.takesCarriers() {
 		return errDraining
 	}
-	s.rest.Add(1)
-	s.mu.Unlock()
 	ws, err := wsconn.Accept(w, r, tunnelProtocol)
 	if err != nil {
 		s.rest.Done()
@@ -49,22 +46,41 @@ func (s *Server) acceptTunnel(w http.ResponseWriter, r *http.Request, p access.P
 	return nil
 }
 
-// serveTunnel makes a session of ws, which it owns, and serves it.
+// takesCarriers counts one more connection of a client's, unless none can be of
+// use: a server that drains still has those of its sessions come back.
+func (s *Server) takesCarriers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.draining && len(s.sessions) == 0 {
+		return false
+	}
+	s.rest.Add(1)
+	return true
+}
+
+// serveTunnel makes a session of ws, which it owns, and serves it; or it gives
+// ws to a session that has lost its own.
 func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	defer s.rest.Done()
-	defer ws.Wait()
-	log := s.cfg.Log.With("user", p.Name, "from", ws.RemoteAddr())
+	log := s.cfg.Log.With("user", p.Name)
 	ctx, cancel := context.WithTimeout(s.life, upgradeTimeout)
 	defer cancel()
-	l, err := s.lines.Accept(ctx, ws, p.Name)
+	l, resumed, err := s.lines.Accept(ctx, ws, p.Name)
 	if err != nil {
-		log.Warn("session refused", "why", err)
+		log.Warn("session refused", "from", ws.RemoteAddr(), "why", err)
 		return
 	}
+	if resumed {
+		return // to its own goroutine
+	}
+	id := l.Session().ID
+	log = log.With("session", hex.EncodeToString(id[:4]))
 	defer l.Wait()
+	l.OnEvent(func(e line.Event) { s.tell(log, e) })
+	log = log.With("from", ws.RemoteAddr())
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(ctx, func() { l.Abort(line.CodeAborted, context.Cause(ctx)) })
-	m, err := mux.Server(l, mux.Config{StreamWindow: l.Session().StreamWindow, MaxStreams: maxStreams})
+	m, err := mux.Server(l, mux.Config{StreamWindow: l.Session().StreamWindow, MaxStreams: maxStreams, Single: l.Session().Single})
 	stop()
 	if err != nil {
 		log.Warn("session failed", "why", err)
@@ -76,6 +92,9 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	if hello.Label != "" {
 		opened = opened.With("label", hello.Label)
 	}
+	if hello.Single {
+		opened = opened.With("streams", 1)
+	}
 	opened.Info("session opened")
 	start := time.Now()
 	s.serveSession(ses)
@@ -85,6 +104,18 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 		log.Warn("session lost", "after", took, "why", err)
 	} else {
 		log.Info("session closed", "after", took)
+	}
+}
+
+// tell logs what happens to a session's connection.
+func (s *Server) tell(log *slog.Logger, e line.Event) {
+	switch e.Kind {
+	case line.Detached:
+		log.Info("session detached", "why", e.Err, "kept for", s.cfg.ResumeWindow)
+	case line.Resumed:
+		log.Info("session resumed", "from", e.Carrier.(*wsconn.Conn).RemoteAddr(), "after", e.After.Round(time.Millisecond))
+	case line.Moved:
+		log.Info("session moved", "from", e.Carrier.(*wsconn.Conn).RemoteAddr())
 	}
 }
 
@@ -119,6 +150,9 @@ func (s *Server) serveSession(ses *session) {
 
 // waitStreams gives aborted streams a moment to say so.
 func (s *Server) waitStreams(ses *session) {
+	if !ses.line.Attached() {
+		return // nobody would hear it
+	}
 	timeout := time.After(time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"wstun/client"
+	"wstun/internal/netx"
 	"wstun/internal/tlsconf"
 )
 
@@ -23,7 +24,8 @@ type clientFlags struct {
 	plaintext                 bool
 	proxy, httpHost           string
 	tls                       tlsconf.Client
-	halfOpen                  time.Duration
+	halfOpen, maxAge          time.Duration
+	noMux                     bool
 	shared
 	flags *flags
 }
@@ -34,6 +36,7 @@ func clientCommand() *cli.Command {
 	f.group = "Forwards"
 	f.lines(&s.forwards, "local-forward", "`SPEC` [BIND:]PORT:HOST:PORT to listen on here and reach there", "L")
 	f.text(&s.stdio, "stdio-forward", "`TARGET` to join with standard input and output, for ssh's ProxyCommand", "W")
+	f.toggle(&s.noMux, "no-mux", "give every connection a WebSocket of its own")
 	f.duration(&s.halfOpen, "half-open-timeout", "end a half-closed stream after this `TIME` without a byte; 0: never")
 	f.group = "Who you are"
 	f.text(&s.user, "user", "`NAME` to log in with")
@@ -48,6 +51,7 @@ func clientCommand() *cli.Command {
 	f.text(&s.tls.CAFile, "tls-ca", "`FILE` of authorities to trust in place of the system's")
 	f.lines(&s.tls.Pins, "tls-pin", "`PIN` sha256/… of the server's key, in place of other checks")
 	f.toggle(&s.tls.Insecure, "tls-insecure", "do not check the server's certificate")
+	f.duration(&s.maxAge, "carrier-max-age", "replace the WebSocket after this `TIME`, before a proxy cuts it; 0: never")
 	f.shared(&s.shared)
 	s.flags = f
 	return &cli.Command{
@@ -144,7 +148,7 @@ func supported(network string) error {
 }
 
 func (s *clientFlags) config(c *cli.Context, log *slog.Logger) (cfg client.Config, err error) {
-	cfg = client.Config{Host: s.httpHost, HalfOpen: s.halfOpen, Agent: "wstun/" + programVersion(), Log: log}
+	cfg = client.Config{Host: s.httpHost, HalfOpen: s.halfOpen, Single: s.noMux, MaxAge: s.maxAge, Watch: netx.Watch, Agent: "wstun/" + programVersion(), Log: log}
 	if cfg.URL, err = serverURL(c); err != nil {
 		return cfg, err
 	}

@@ -27,13 +27,15 @@ type serverFlags struct {
 	origins, hosts              []string
 	subprotocol                 string
 	tls                         tlsconf.Server
-	ping, halfOpen              time.Duration
+	ping, halfOpen, resume      time.Duration
+	memory                      int64
+	maxDetached                 int
 	shared
 	flags *flags
 }
 
 func serverCommand() *cli.Command {
-	s := serverFlags{ping: 25 * time.Second, halfOpen: time.Hour}
+	s := serverFlags{ping: 25 * time.Second, halfOpen: time.Hour, resume: 15 * time.Minute, memory: defaultMemory()}
 	f := newFlags("server")
 	f.group = "Targets"
 	f.text(&s.target, "target", "`TARGET` that a browser reaches on every path: vnc:5900, unix:/run/vnc.sock")
@@ -53,6 +55,10 @@ func serverCommand() *cli.Command {
 	f.text(&s.subprotocol, "subprotocol", "`NAME` that browsers may ask for besides binary: mqtt")
 	f.duration(&s.ping, "ping-interval", "ask a silent browser after this `TIME` whether it lives; 0: never")
 	f.duration(&s.halfOpen, "half-open-timeout", "end a half-closed stream after this `TIME` without a byte; 0: never")
+	f.duration(&s.resume, "resume-window", "keep the session of a client that has lost its connection for this `TIME`; 0: not at all")
+	memory := custom(f, &s.memory, "memory", "`SIZE` that sessions may hold together, such as 256M; when it is full the oldest without a connection go", parseSize)
+	memory.DefaultText = "a quarter of this machine's, at most 1G"
+	f.number(&s.maxDetached, "max-detached", "keep at most this `NUMBER` of sessions without a connection per user; 0: as many as --memory holds")
 	f.shared(&s.shared)
 	s.flags = f
 	return &cli.Command{
@@ -112,7 +118,7 @@ func (s *serverFlags) run(c *cli.Context) error {
 func (s *serverFlags) config(c *cli.Context, log *slog.Logger) (cfg server.Config, err error) {
 	cfg = server.Config{
 		Policy: &access.Policy{}, Subprotocol: s.subprotocol,
-		PingInterval: s.ping, HalfOpen: s.halfOpen, Agent: "wstun/" + programVersion(), Log: log,
+		PingInterval: s.ping, HalfOpen: s.halfOpen, ResumeWindow: s.resume, Memory: s.memory, MaxDetached: s.maxDetached, Agent: "wstun/" + programVersion(), Log: log,
 	}
 	if p := s.subprotocol; strings.ContainsFunc(p, notToken) || strings.HasPrefix(p, "wstun.") || strings.HasPrefix(p, "bearer.") {
 		return cfg, wrongFlag(c, "subprotocol", p, errors.New("no browser can ask for that; write one word, such as mqtt"))

@@ -63,14 +63,16 @@ func (r *ring) WriteMessages(msgs ...[]byte) error {
 	return nil
 }
 
-func (r *ring) Close() error { return r.pipe.Close() }
+func (r *ring) Close() error     { return r.pipe.Close() }
+func (r *ring) Received() uint32 { return 0 }
+func (r *ring) Wait()            {}
 
 func ringLines(t testing.TB) (client, server *Conn) {
 	t.Helper()
 	a, b := rings()
 	got := make(chan *Conn, 1)
 	go func() {
-		c, err := NewServer("", Limits{}, Config{}).Accept(context.Background(), b, "")
+		c, _, err := NewServer("", Limits{}, Config{}).Accept(context.Background(), b, "")
 		if err != nil {
 			t.Error(err)
 		}

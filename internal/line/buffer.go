@@ -16,13 +16,21 @@ func (s *segment) size() int { return s.end - s.start - dataHeaderLen }
 // room counts blocks and not bytes against the window: small frames between
 // large ones would otherwise pin twice the memory.
 func (s *sender) room(k int) bool {
-	if s.unsent > 0 && s.unsent+k > queueMax {
+	if n := s.unsent(); n > 0 && n+k > queueMax {
 		return false
 	}
 	if s.fits(dataHeaderLen + k) {
 		return true
 	}
-	return s.blocks == 0 || s.blocks < s.window/sendBlock
+	return s.blocks == 0 || s.blocks < s.bound()
+}
+
+// bound is how many blocks the line may hold now.
+func (s *sender) bound() int {
+	if s.budget.exceeded() {
+		return leastBlocks
+	}
+	return s.window / sendBlock
 }
 
 func (s *sender) fits(n int) bool { return s.cur != nil && len(s.cur.b)-s.used >= n }
@@ -38,6 +46,7 @@ func (s *sender) extend(k int) []byte {
 			s.cur.refs = 1
 			s.used = 0
 			s.blocks++
+			s.budget.take(sendBlock)
 		}
 		s.segs = append(s.segs, segment{s.end, s.cur, s.used, s.used + dataHeaderLen})
 		s.cur.refs++
@@ -49,7 +58,6 @@ func (s *sender) extend(k int) []byte {
 	seg.end += k
 	s.used = seg.end
 	s.end += uint64(k)
-	s.unsent += k
 	return room
 }
 
@@ -64,6 +72,7 @@ func (s *sender) release() {
 func (s *sender) unref(b *block) {
 	if b.unref() {
 		s.blocks--
+		s.budget.give(sendBlock)
 	}
 }
 
@@ -88,6 +97,6 @@ func (s *sender) drop() {
 	for _, g := range s.segs[s.head:] {
 		s.unref(g.blk)
 	}
-	s.segs, s.head, s.next, s.unsent = nil, 0, 0, 0
+	s.segs, s.head, s.next, s.sent = nil, 0, 0, s.end
 	s.release()
 }

@@ -43,6 +43,9 @@ func (c *carrier) Close() error {
 	return nil
 }
 
+func (c *carrier) Received() uint32 { return 0 }
+func (c *carrier) Wait()            {}
+
 // Both ends of a line over one carrier.
 func Example() {
 	there, back, once, closed := make(chan []byte), make(chan []byte), new(sync.Once), make(chan struct{})
@@ -51,7 +54,7 @@ func Example() {
 	ctx := context.Background()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		s, err := line.NewServer("server/1", line.Limits{}, line.Config{}).Accept(ctx, serverEnd, "alice")
+		s, _, err := line.NewServer("server/1", line.Limits{}, line.Config{}).Accept(ctx, serverEnd, "alice")
 		if err != nil {
 			fmt.Println(err)
 			return

@@ -61,6 +61,9 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(h.encode())
 	f.Add(append(w.encode(), make([]byte, 32)...))
 	f.Add((&RejectError{Code: 5, Reason: "r"}).encode())
+	f.Add((&RejectError{Code: RejectClosed, Reason: "r", final: 7, mac: make([]byte, macLen)}).encode())
+	f.Add(append((&resume{epoch: 3, rcv: 9, wnd: 5}).encode(), make([]byte, macLen)...))
+	f.Add(append((&resumed{epoch: 3, rcv: 9, wnd: 5}).encode(), make([]byte, macLen)...))
 	f.Add(append(h.encode(), 0x80, 1, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		check := func(err error) bool {
@@ -89,6 +92,12 @@ func FuzzHandshake(f *testing.F) {
 				t.Fatalf("WELCOME differs: %v", err)
 			}
 		}
+		if m, mac, err := parseResume(b); check(err) && (len(mac) != macLen || !bytes.Equal(append(m.encode(), mac...)[4:], b[4:])) {
+			t.Fatal("RESUME differs")
+		}
+		if m, mac, err := parseResumed(b); check(err) && (len(mac) != macLen || !bytes.Equal(append(m.encode(), mac...)[4:], b[4:])) {
+			t.Fatal("RESUMED differs")
+		}
 		check(parseReject(b))
 	})
 }
@@ -112,7 +121,7 @@ func FuzzLine(f *testing.F) {
 
 func play(t *testing.T, script []byte, sleep func(time.Duration)) {
 	a, far := carriers()
-	c := newConn(Config{Window: 128 << 10}.withDefaults(), a, Session{}, 100_000)
+	c := newLine(Config{Window: 128 << 10}, a, Session{}, 100_000)
 	var local sync.WaitGroup
 	local.Go(func() { // takes what comes, and nothing of it matters
 		for {
@@ -190,7 +199,7 @@ func (c *Conn) outgoingIsSound() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := &c.out
-	return c.err != nil || s.una <= s.maxSent && s.maxSent <= s.end && s.maxSent <= s.limit && s.blocks <= s.window/sendBlock && s.unsent >= 0
+	return c.err != nil || s.una <= s.maxSent && s.maxSent <= s.end && s.maxSent <= s.limit && s.blocks <= s.window/sendBlock && s.una <= s.sent && s.sent <= s.maxSent
 }
 
 func (c *Conn) incomingIsSound() bool {

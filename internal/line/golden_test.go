@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write testdata/golden.txt anew")
@@ -82,7 +84,21 @@ func goldens(t *testing.T) (names []string, vectors map[string][]byte) {
 	add("K", key)
 	add("confirm", confirmation(key, chal, hel, wel))
 	add("WELCOME principal=alice", append(wel, confirmation(key, chal, hel, wel)...))
-	add("REJECT code=5 retry=5s \"about to stop\"", (&RejectError{Code: RejectDraining, RetryAfter: 5000, Reason: "about to stop"}).encode())
+
+	// A second carrier, whose CHALLENGE differs in its nonce.
+	copy(ch.nonce[:], seq(0x70, 32))
+	second := ch.encode()
+	re := resume{sid: we.sid, epoch: 1, rcv: 70_000, wnd: 4 << 20}
+	copy(re.nonce[:], seq(0x90, 32))
+	ask := re.encode()
+	ask = append(ask, resumption(key, byClient, second, ask)...)
+	add("RESUME epoch=1 rcv=70000", ask)
+	grant := (&resumed{epoch: 1, rcv: 500, wnd: 4 << 20}).encode()
+	add("RESUMED epoch=1 rcv=500", append(grant, resumption(key, byServer, second, ask, grant)...))
+	over := RejectError{Code: RejectClosed, Reason: "closed", final: 500, mac: make([]byte, macLen)}
+	over.mac = resumption(key, byGrave, second, ask, over.encode()[:6+8])
+	add("REJECT code=6 final_rcv=500 \"closed\"", over.encode())
+	add("REJECT code=5 retry=5s \"about to stop\"", (&RejectError{Code: RejectDraining, After: 5 * time.Second, Reason: "about to stop"}).encode())
 	return names, vectors
 }
 
@@ -132,6 +148,21 @@ func TestWireVectorsParse(t *testing.T) {
 			m, err = parseWelcome(b)
 			if m.ping != 12 || m.resumeWindow != 300 || m.maxStreams != 16384 || m.streamWindow != 1<<20 || m.tlvs.text(tlvPrincipal) != "alice" {
 				t.Errorf("%+v", m)
+			}
+		case strings.HasPrefix(name, "RESUME "):
+			var m resume
+			if m, _, err = parseResume(b); m.epoch != 1 || m.rcv != 70_000 || m.wnd != 4<<20 || m.nonce[0] != 0x90 || m.sid[0] != 0x50 {
+				t.Errorf("%+v", m)
+			}
+		case strings.HasPrefix(name, "RESUMED"):
+			var m resumed
+			if m, _, err = parseResumed(b); m.epoch != 1 || m.rcv != 500 || m.wnd != 4<<20 {
+				t.Errorf("%+v", m)
+			}
+		case strings.HasPrefix(name, "REJECT code=6"):
+			var e *RejectError
+			if !errors.As(parseReject(b), &e) || e.final != 500 || e.Reason != "closed" || len(e.mac) != macLen {
+				t.Errorf("%+v", e)
 			}
 		case b[0] >= frameData && b[0] <= frameDetach:
 			var f frame

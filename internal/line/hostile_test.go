@@ -128,7 +128,7 @@ func TestClosedAndDrainedLineEndsWhateverThePeerSends(t *testing.T) {
 // room behind that byte as the next one fills.
 func TestRepeatedBytesPinNoBlocks(t *testing.T) {
 	var r receiver
-	r.init(4 << 20)
+	r.init(4<<20, nil)
 	const fill = receiveBlock - dataHeaderLen - MaxPayload
 	var want []byte
 	keep := func(start, n int) {
@@ -179,7 +179,7 @@ func TestHandshakeRefusesAWindowThatNoFrameFits(t *testing.T) {
 				}
 				served := make(chan error, 1)
 				go func() {
-					c, err := srv.Accept(context.Background(), b, "alice")
+					c, _, err := srv.Accept(context.Background(), b, "alice")
 					if c != nil {
 						c.Abort(CodeAborted, nil)
 						c.Wait()

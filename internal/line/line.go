@@ -1,10 +1,13 @@
 // Package line is the byte stream under a session: numbered, acknowledged,
-// bounded in both directions, and carried by the messages of a [Carrier].
+// bounded in both directions, and carried by the messages of one [Carrier]
+// after another.
 //
 // Both sides number the bytes of each direction with 64-bit offsets. A sender
 // keeps what is not acknowledged; a receiver says how much more it takes. So
 // neither side ever drops a byte or holds more than its window, and the reader
-// of a carrier never waits for anybody. Liveness is the line's as well.
+// of a carrier never waits for anybody. When a carrier breaks, the line is
+// detached until its client attaches another; then both sides go on from where
+// the other stopped. Liveness is the line's as well.
 //
 // docs/protocol.md is the normative text. What the bytes mean, how a carrier
 // comes to be and who may have one is left to others: this package knows
@@ -33,10 +36,24 @@ type Carrier interface {
 	// keeps nor changes msgs.
 	WriteMessages(msgs ...[]byte) error
 
+	// Received returns a number that changes when bytes came, be it of a
+	// message that is not complete yet.
+	Received() uint32
+
 	// Close ends the carrier at once and frees Next and WriteMessages. It
 	// never blocks. It may be called more than once.
 	Close() error
+
+	// Wait returns when nothing of a closed carrier runs any more.
+	Wait()
 }
+
+// A DialFunc makes a carrier to the server of a line. ctx bounds the call only.
+// An attempt of which nothing comes in is given up early, so it calls alive
+// whenever something has: a proxy's answer, bytes of a handshake.
+//
+// An error that has a method RetryAfter() time.Duration says when to come back.
+type DialFunc func(ctx context.Context, alive func()) (Carrier, error)
 
 // Config is what a line may be told. The zero value is ready to use.
 type Config struct {
@@ -51,8 +68,19 @@ type Config struct {
 
 	// DeadAfter is how long after that question the carrier is given up,
 	// and StallAfter the same while sent bytes wait for an acknowledgement.
-	// 0 means 10 s and 30 s.
+	// 0 means 10 s and 8 s.
 	DeadAfter, StallAfter time.Duration
+
+	// Budget bounds the memory of all lines that share it; nil: nothing does.
+	Budget *Budget
+
+	// Redial makes the carriers behind the first, on a client. nil: the line
+	// ends with its carrier.
+	Redial DialFunc
+
+	// MaxAge is after which age a client replaces a carrier that works, up
+	// to a tenth earlier; 0: never.
+	MaxAge time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -66,7 +94,7 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.PingAfter, 12*time.Second)
 	set(&c.DeadAfter, 10*time.Second)
-	set(&c.StallAfter, 30*time.Second)
+	set(&c.StallAfter, 8*time.Second)
 	return c
 }
 
@@ -90,16 +118,12 @@ const (
 	CodeRevoked  uint16 = 4 // the principal may no longer
 )
 
-// Flags of GOAWAY.
-const (
-	NewSession byte = 1 // open new streams on a fresh session
-	Redial     byte = 2 // attach a new carrier while this one works
-)
-
-// Errors of a line that has ended.
+// Errors of a line that has ended, and of a carrier.
 var (
-	ErrLost = errors.New("connection lost") // the carrier broke
-	ErrDead = errors.New("peer does not answer")
+	ErrLost    = errors.New("connection lost") // and what was on its way with it
+	ErrDead    = errors.New("peer does not answer")
+	ErrUnknown = errors.New("the server does not know the session any more")
+	ErrRestart = errors.New("the server has restarted")
 )
 
 // A CloseError ends a line whose peer closed it with a code that is not clean.
@@ -112,9 +136,9 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("closed by the peer (code %d) %q", e.Code, e.Reason)
 }
 
-// A Conn is a line, attached to a carrier. It is a net.Conn whose two
-// directions end apart, like TCP's. Methods may be called concurrently; one
-// Read and one Write at a time get through.
+// A Conn is a line. It is a net.Conn whose two directions end apart, like
+// TCP's. Methods may be called concurrently; one Read and one Write at a time
+// get through.
 type Conn struct {
 	cfg Config
 	out sender
@@ -122,65 +146,44 @@ type Conn struct {
 
 	mu      sync.Mutex
 	changed sync.Cond // anything a Read, a Write or Drained waits for
-	car     Carrier
-	err     error // why the line ended; nil while it lives
-	closed  bool  // Close was called: reads and writes fail, sending goes on
-	linger  bool  // the peer waits for our CLOSE_ACK and ends the carrier after it
-	done    chan struct{}
-	loops   sync.WaitGroup
-	live    liveness
-	hello   Session
-
-	onGoAway func(GoAway)
-}
-
-// A GoAway is the peer's request to move on.
-type GoAway struct {
-	Code     uint16
-	Deadline time.Duration // until the peer ends the line
-	Flags    byte
+	carriage
+	err    error // why the line ended; nil while it lives
+	closed bool  // Close was called: reads and writes fail, sending goes on
+	linger bool  // the peer waits for our CLOSE_ACK and ends the carrier after it
+	done   chan struct{}
+	loops  sync.WaitGroup
+	live   liveness
+	hello  Session
+	events events
 }
 
 var _ net.Conn = (*Conn)(nil)
 
-// newConn returns a line that runs on car until it ends, and owns car.
+// newConn returns a line without a carrier; begin gives it the first.
 // peerWindow is how much the peer takes at first.
-func newConn(cfg Config, car Carrier, s Session, peerWindow uint32) *Conn {
+func newConn(cfg Config, s Session, peerWindow uint32) *Conn {
 	if cfg.Window == 0 {
 		cfg.Window = WindowFor(s.RTT)
 	}
-	c := &Conn{cfg: cfg, car: car, hello: s, done: make(chan struct{})}
+	c := &Conn{cfg: cfg, hello: s, done: make(chan struct{})}
 	c.changed.L = &c.mu
-	c.out.init(cfg.Window, uint64(peerWindow))
-	c.in.init(cfg.Window)
-	c.mu.Lock() // the timer may fire at once
-	c.live.start(c)
-	c.mu.Unlock()
-	c.loops.Go(c.flusher)
-	c.loops.Go(c.reader)
+	c.out.init(cfg.Window, uint64(peerWindow), cfg.Budget)
+	c.in.init(cfg.Window, cfg.Budget)
 	return c
+}
+
+// begin attaches the first carrier, behind whose first message the line runs.
+func (c *Conn) begin(car Carrier, first []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg.Budget.take(sessionCost)
+	c.live.start(c)
+	c.loops.Go(c.flusher)
+	c.attach(car, first, 0, 0)
 }
 
 // Session returns what the handshake agreed on.
 func (c *Conn) Session() Session { return c.hello }
-
-// OnGoAway sets what is called, on the line's own goroutine, when the peer
-// says GOAWAY. It must not block. Set it before the first Read.
-func (c *Conn) OnGoAway(f func(GoAway)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.onGoAway = f
-}
-
-// GoAway tells the peer to move on; it does nothing else.
-func (c *Conn) GoAway(g GoAway) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := frame{typ: frameGoAway, code: g.Code}
-	f.millis, f.flags = uint32(g.Deadline.Milliseconds()), g.Flags
-	c.out.goAway = &f
-	c.kick()
-}
 
 // CloseWrite says that no more bytes come. Reading goes on.
 func (c *Conn) CloseWrite() error {
@@ -198,7 +201,10 @@ func (c *Conn) CloseWrite() error {
 // Drained waits until the peer has acknowledged all bytes and the end of both
 // directions is known on both sides: then nothing was lost. It returns why the
 // line ended instead, or the cause of ctx.
-func (c *Conn) Drained(ctx context.Context) error {
+func (c *Conn) Drained(ctx context.Context) error { return c.await(ctx, c.drained) }
+
+// await waits until holds does, which is called with the lock held.
+func (c *Conn) await(ctx context.Context, holds func() bool) error {
 	defer context.AfterFunc(ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -206,10 +212,12 @@ func (c *Conn) Drained(ctx context.Context) error {
 	})()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.drained() && c.err == nil && ctx.Err() == nil {
+	c.out.waiting++ // hears of every acknowledgement
+	for !holds() && c.err == nil && ctx.Err() == nil {
 		c.changed.Wait()
 	}
-	if c.drained() {
+	c.out.waiting--
+	if holds() {
 		return nil
 	}
 	if c.err != nil {
@@ -219,6 +227,15 @@ func (c *Conn) Drained(ctx context.Context) error {
 }
 
 func (c *Conn) drained() bool { return c.out.closeAcked && c.in.complete() }
+
+// Acknowledged waits until the peer has acknowledged all bytes written so far.
+// It returns why the line ended instead, or the cause of ctx.
+func (c *Conn) Acknowledged(ctx context.Context) error {
+	c.mu.Lock()
+	end := c.out.end
+	c.mu.Unlock()
+	return c.await(ctx, func() bool { return c.out.una >= end })
+}
 
 // closeTimeout bounds how long a line goes on behind Close.
 const closeTimeout = 5 * time.Second
@@ -245,8 +262,10 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Abort ends the line now. The peer is told the code and the cause as far as
-// they can be sent without waiting.
+// Abort ends the line now: reads and writes fail. The peer is told the code and
+// the cause as far as they can be sent without waiting; a client that has no
+// carrier goes on looking for one for a while, so that the peer need not keep
+// what nobody wants. A second Abort ends that.
 func (c *Conn) Abort(code uint16, cause error) {
 	if cause == nil {
 		cause = net.ErrClosed
@@ -259,7 +278,16 @@ func (c *Conn) Abort(code uint16, cause error) {
 // abort is Abort with the lock held. The flusher sends the CLOSE, if it is not
 // held up in a write, and ends the line after it; else the timer does.
 func (c *Conn) abort(code uint16, cause error) {
-	if c.err != nil || c.out.abort != nil {
+	switch {
+	case c.err != nil:
+		return
+	case c.out.abort != nil:
+		if c.at == nil {
+			c.end(c.out.abortErr)
+		}
+		return
+	case c.at == nil && c.redial == nil:
+		c.end(cause)
 		return
 	}
 	reason := cause.Error()
@@ -267,12 +295,19 @@ func (c *Conn) abort(code uint16, cause error) {
 	c.out.abortErr = cause
 	c.closed = true
 	c.in.discard()
-	c.live.closeBy(abortTimeout)
+	if c.at != nil {
+		c.live.closeBy(abortTimeout)
+	} else {
+		c.live.closeBy(lateAbort)
+	}
 	c.changed.Broadcast()
 	c.kick()
 }
 
-const abortTimeout = time.Second
+const (
+	abortTimeout = time.Second
+	lateAbort    = 30 * time.Second
+)
 
 // end ends the line for good, with the lock held. What has been received can
 // still be read.
@@ -281,12 +316,22 @@ func (c *Conn) end(err error) {
 		return
 	}
 	c.err = err
-	c.car.Close()
+	c.fence()
 	c.live.stop()
 	c.out.drop()
+	c.cfg.Budget.give(sessionCost)
 	c.changed.Broadcast()
 	close(c.done)
-	c.kick()
+	if !c.out.sending {
+		c.out.sending = true
+		c.out.notify() // the flusher ends
+	}
+	if c.redial != nil {
+		c.redial.stop()
+	}
+	if c.forget != nil {
+		c.forget(c)
+	}
 }
 
 // Done is closed when the line has ended.

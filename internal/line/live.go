@@ -14,21 +14,49 @@ import (
 type liveness struct {
 	c        *Conn
 	timer    *time.Timer
+	looks    time.Time     // when timer fires
 	after    time.Duration // PingAfter with its jitter
+	patience int           // doubles each time that a carrier is given up without progress
 	lastRx   time.Time
-	lastOK   time.Time // of the last proof
-	waiting  time.Time // since when sent bytes wait without progress; zero: none do
-	pingAt   time.Time // of the PING under way; zero: none
+	counted  uint32        // the carrier's Received when it was last looked at
+	lastOK   time.Time     // of the last proof
+	waiting  time.Time     // since when sent bytes wait without progress; zero: none do
+	pingAt   time.Time     // of the PING under way; zero: none
+	pingBy   time.Duration // how long its answer may take
 	pingID   uint64
+	renewAt  time.Time // when the carrier is old enough to be replaced; zero: never
 	deadline time.Time // of Close; zero: not closed
 }
 
 func (l *liveness) start(c *Conn) {
 	l.c = c
+	l.patience = 1
 	l.after = time.Duration(float64(c.cfg.PingAfter) * (0.85 + 0.3*rand.Float64()))
-	l.lastRx = time.Now()
-	l.lastOK = l.lastRx
-	l.timer = time.AfterFunc(l.after, l.check)
+	l.timer = time.AfterFunc(time.Hour, l.check)
+}
+
+// attached begins anew with a new carrier.
+func (l *liveness) attached() {
+	now := time.Now()
+	l.lastRx, l.lastOK = now, now
+	l.counted = l.c.at.car.Received()
+	l.waiting, l.pingAt, l.renewAt = time.Time{}, time.Time{}, time.Time{}
+	if age := l.c.cfg.MaxAge; age > 0 {
+		l.renewAt = now.Add(time.Duration(float64(age) * (0.9 + 0.1*rand.Float64())))
+	}
+	l.look(l.next(now))
+}
+
+// detached waits for another carrier.
+func (l *liveness) detached() { l.look(l.c.window) }
+
+// look has check called in d, or when a closed line is over.
+func (l *liveness) look(d time.Duration) {
+	if !l.deadline.IsZero() {
+		d = min(d, max(time.Until(l.deadline), 0))
+	}
+	l.looks = time.Now().Add(d)
+	l.timer.Reset(d)
 }
 
 func (l *liveness) stop() {
@@ -40,20 +68,28 @@ func (l *liveness) stop() {
 	}
 }
 
-func (l *liveness) received() { l.lastRx = time.Now() }
+// received notes a frame.
+func (l *liveness) received() {
+	l.lastRx = time.Now()
+	l.counted = l.c.at.car.Received()
+}
 
-// sent notes that bytes wait for an acknowledgement from now on. A stall is
-// noticed by the next check, which comes within PingAfter anyway.
+// sent notes that bytes wait for an acknowledgement from now on.
 func (l *liveness) sent() {
 	if l.waiting.IsZero() {
 		l.waiting = time.Now()
+		if stall := l.limit(l.c.cfg.StallAfter); l.looks.Sub(l.waiting) > stall {
+			l.look(stall)
+		}
 	}
 }
 
 // proof notes progress; more says that sent bytes still wait.
 func (l *liveness) proof(more bool) {
 	l.lastOK = l.lastRx
-	l.waiting = time.Time{}
+	l.c.at.proved = true
+	l.waiting, l.pingAt = time.Time{}, time.Time{}
+	l.patience = 1
 	if more {
 		l.waiting = l.lastRx
 	}
@@ -63,6 +99,7 @@ func (l *liveness) pong(id uint64) {
 	if !l.pingAt.IsZero() && id == l.pingID {
 		l.pingAt = time.Time{}
 		l.lastOK = l.lastRx
+		l.c.at.proved = true
 	}
 }
 
@@ -71,8 +108,21 @@ func (l *liveness) closeBy(d time.Duration) {
 	at := time.Now().Add(d)
 	if l.deadline.IsZero() || at.Before(l.deadline) {
 		l.deadline = at
-		l.timer.Reset(d)
+		l.look(d)
 	}
+}
+
+// ask sends a PING that is to be answered within so long. If one is under way
+// whose answer is due earlier it is that one, again: to ask often must not put
+// off the end of a dead carrier.
+func (l *liveness) ask(within time.Duration) {
+	now := time.Now()
+	if l.pingAt.IsZero() || now.Add(l.limit(within)).Before(l.pingAt.Add(l.limit(l.pingBy))) {
+		l.pingAt, l.pingBy, l.pingID = now, within, rand.Uint64()
+	}
+	l.c.out.ping = &frame{typ: framePing, arg: l.pingID}
+	l.c.kick()
+	l.look(min(time.Until(l.looks), within))
 }
 
 // check is the timer's func: it asks, gives up, or waits on.
@@ -84,30 +134,52 @@ func (l *liveness) check() {
 		return
 	}
 	now := time.Now()
-	if !l.deadline.IsZero() {
-		if now.Before(l.deadline) {
-			l.timer.Reset(l.deadline.Sub(now))
-			return
-		}
+	switch {
+	case !l.deadline.IsZero() && !now.Before(l.deadline):
 		err := c.out.abortErr
 		if err == nil {
 			err = net.ErrClosed
 		}
 		c.end(err)
-		return
+	case c.at == nil && now.Sub(c.since) >= c.window:
+		c.expire()
+	case c.at == nil:
+		l.look(c.window - now.Sub(c.since))
+	default:
+		l.attend(now)
+	}
+}
+
+// attend is check for a line that has a carrier.
+func (l *liveness) attend(now time.Time) {
+	c := l.c
+	if n := c.at.car.Received(); n != l.counted {
+		l.counted, l.lastRx = n, now // perhaps a part of a message that takes long
 	}
 	if what, since := l.overdue(now); what != "" {
-		c.end(fmt.Errorf("%w: %w: %s for %v", ErrLost, ErrDead, what, now.Sub(since).Round(time.Second)))
+		if !c.at.proved { // bytes that came in are no reason to ask for answers so soon again
+			l.patience = min(2*l.patience, 16)
+		}
+		c.lost(c.at, fmt.Errorf("%w: %s for %v", ErrDead, what, now.Sub(since).Round(time.Second)))
 		return
 	}
-	if l.pingAt.IsZero() && now.Sub(l.lastOK) >= l.after {
-		l.pingAt = now
-		l.pingID = rand.Uint64()
-		c.out.ping = &frame{typ: framePing, arg: l.pingID}
-		c.kick()
+	if !l.renewAt.IsZero() && !now.Before(l.renewAt) && c.redial != nil {
+		l.renewAt = time.Time{}
+		c.redial.renew()
 	}
-	l.timer.Reset(l.next(now))
+	if l.pingAt.IsZero() && now.Sub(l.lastOK) >= l.after {
+		l.ask(c.cfg.DeadAfter)
+	}
+	l.look(l.next(now))
 }
+
+// limit is d, or more after carriers on which nothing moved in that time: a
+// slow one must not be given up again and again.
+func (l *liveness) limit(d time.Duration) time.Duration {
+	return max(min(d*time.Duration(l.patience), maxPatience), d)
+}
+
+const maxPatience = 2 * time.Minute
 
 // overdue names what has been missing for too long, and since when.
 func (l *liveness) overdue(now time.Time) (what string, since time.Time) {
@@ -118,9 +190,9 @@ func (l *liveness) overdue(now time.Time) (what string, since time.Time) {
 		return now.Sub(l.lastRx) >= limit || now.Sub(since) >= 3*limit
 	}
 	switch {
-	case late(l.pingAt, l.c.cfg.DeadAfter):
+	case late(l.pingAt, l.limit(l.pingBy)):
 		return "no answer to a ping", l.pingAt
-	case late(l.waiting, l.c.cfg.StallAfter):
+	case late(l.waiting, l.limit(l.c.cfg.StallAfter)):
 		return "nothing acknowledged", l.waiting
 	}
 	return "", time.Time{}
@@ -130,69 +202,16 @@ func (l *liveness) overdue(now time.Time) (what string, since time.Time) {
 func (l *liveness) next(now time.Time) time.Duration {
 	at := l.lastOK.Add(l.after)
 	if !l.pingAt.IsZero() {
-		at = l.pingAt.Add(l.c.cfg.DeadAfter)
+		at = l.pingAt.Add(l.limit(l.pingBy))
 	}
 	if !l.waiting.IsZero() {
-		if stall := l.waiting.Add(l.c.cfg.StallAfter); stall.Before(at) {
+		if stall := l.waiting.Add(l.limit(l.c.cfg.StallAfter)); stall.Before(at) {
 			at = stall
 		}
+	}
+	if !l.renewAt.IsZero() && l.renewAt.Before(at) {
+		at = l.renewAt
 	}
 	// One that is past, and was prolonged by received bytes, is looked at every second.
 	return max(at.Sub(now), time.Second)
 }
-
-// A deadline makes reads or writes of a line fail from a moment on.
-type deadline struct {
-	timer  *time.Timer
-	set    int // counts SetDeadlines, so that a late timer is void
-	passed bool
-}
-
-func (d *deadline) store(c *Conn, t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
-	}
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	d.set++
-	d.passed = false
-	if t.IsZero() {
-		return nil
-	}
-	wait := time.Until(t)
-	if wait <= 0 {
-		d.passed = true
-		c.changed.Broadcast()
-		return nil
-	}
-	n := d.set
-	d.timer = time.AfterFunc(wait, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if d.set == n {
-			d.passed = true
-			c.changed.Broadcast()
-		}
-	})
-	return nil
-}
-
-// SetDeadline is SetReadDeadline and SetWriteDeadline.
-func (c *Conn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return c.SetWriteDeadline(t)
-}
-
-// SetReadDeadline makes reads fail with os.ErrDeadlineExceeded from t on. The
-// line lives on; a zero t lets them wait again.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.in.deadline.store(c, t) }
-
-// SetWriteDeadline is the same for writes. What a Write that failed so had
-// taken is sent.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.deadline.store(c, t) }

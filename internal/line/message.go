@@ -3,6 +3,7 @@ package line
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 // Messages of the handshake, each one carrier message; docs/protocol.md,
@@ -34,12 +35,26 @@ const (
 // A RejectError is what a client's handshake fails with when the server says
 // REJECT.
 type RejectError struct {
-	Code       byte
-	RetryAfter uint32 // ms; 0: not said
-	Reason     string
+	Code   byte
+	After  time.Duration // when to come back; 0: not said
+	Reason string
+
+	final  uint64 // of CLOSED: how much the server had accepted
+	mac    []byte // of CLOSED
+	signed []byte // what mac is over, of this message
+	cause  error  // of UNKNOWN: what the client knows better
 }
 
+// Unwrap returns what the client makes of it; nil: nothing in particular.
+func (e *RejectError) Unwrap() error { return e.cause }
+
+// RetryAfter is when to come back; 0: not said.
+func (e *RejectError) RetryAfter() time.Duration { return e.After }
+
 func (e *RejectError) Error() string {
+	if e.cause != nil {
+		return e.cause.Error()
+	}
 	return fmt.Sprintf("the server refuses the session (code %d) %q", e.Code, e.Reason)
 }
 
@@ -118,6 +133,24 @@ type welcome struct {
 	confirm      [32]byte
 }
 
+// resume asks for a session; its MAC is kept apart.
+type resume struct {
+	sid   [16]byte
+	epoch uint64
+	nonce [32]byte
+	rcv   uint64
+	wnd   uint32
+}
+
+// resumed grants it; its MAC is kept apart.
+type resumed struct {
+	epoch uint64
+	rcv   uint64
+	wnd   uint32
+}
+
+const macLen = 32
+
 func (m *challenge) encode() []byte {
 	b := []byte{msgChallenge, m.min, m.max, 0}
 	b = append(b, m.instance[:]...)
@@ -145,9 +178,30 @@ func (m *welcome) encode() []byte {
 	return m.tlvs.append(b)
 }
 
+// encode leaves out the mac, as resumed's does.
+func (m *resume) encode() []byte {
+	b := []byte{msgResume, version, 0, 0}
+	b = append(b, m.sid[:]...)
+	b = binary.BigEndian.AppendUint64(b, m.epoch)
+	b = append(b, m.nonce[:]...)
+	b = binary.BigEndian.AppendUint64(b, m.rcv)
+	return binary.BigEndian.AppendUint32(b, m.wnd)
+}
+
+func (m *resumed) encode() []byte {
+	b := []byte{msgResumed, 0, 0, 0}
+	b = binary.BigEndian.AppendUint64(b, m.epoch)
+	b = binary.BigEndian.AppendUint64(b, m.rcv)
+	return binary.BigEndian.AppendUint32(b, m.wnd)
+}
+
 func (e *RejectError) encode() []byte {
 	b := []byte{msgReject, e.Code}
-	b = binary.BigEndian.AppendUint32(b, e.RetryAfter)
+	b = binary.BigEndian.AppendUint32(b, uint32(e.After.Milliseconds()))
+	if e.Code == RejectClosed {
+		b = binary.BigEndian.AppendUint64(b, e.final)
+		b = append(b, e.mac...)
+	}
 	return append(b, e.Reason[:min(len(e.Reason), maxReason)]...)
 }
 
@@ -168,10 +222,16 @@ func parseReject(m []byte) error {
 	if err != nil {
 		return err
 	}
-	if proof := 8 + 32; head[0] == RejectClosed && len(rest) >= proof {
-		rest = rest[proof:] // final_rcv and its MAC, of use to a resume only
+	e := &RejectError{Code: head[0], After: time.Duration(binary.BigEndian.Uint32(head[1:])) * time.Millisecond}
+	if e.Code == RejectClosed {
+		if len(rest) < 8+macLen {
+			return violation("REJECT CLOSED ends early")
+		}
+		e.final, e.mac, e.signed = binary.BigEndian.Uint64(rest), rest[8:8+macLen], m[:6+8]
+		rest = rest[8+macLen:]
 	}
-	return &RejectError{head[0], binary.BigEndian.Uint32(head[1:]), string(rest[:min(len(rest), maxReason)])}
+	e.Reason = string(rest[:min(len(rest), maxReason)])
+	return e
 }
 
 func parseChallenge(b []byte) (m challenge, err error) {
@@ -220,4 +280,41 @@ func parseWelcome(b []byte) (m welcome, err error) {
 	copy(m.confirm[:], rest[split:])
 	m.tlvs, err = parseTLVs(rest[:split])
 	return m, err
+}
+
+// parseResume splits off the mac, which is of what stands before it.
+func parseResume(b []byte) (m resume, mac []byte, err error) {
+	const size = 3 + 16 + 8 + 32 + 8 + 4
+	head, rest, err := fixed(b, msgResume, size+macLen)
+	if err != nil {
+		return m, nil, err
+	}
+	if head[0] != version {
+		return m, nil, &RejectError{Code: RejectVersion, Reason: fmt.Sprintf("version %d is not spoken here, %d is", head[0], version)}
+	}
+	if len(rest) > 0 {
+		return m, nil, violation("RESUME with %d bytes behind it", len(rest))
+	}
+	copy(m.sid[:], head[3:])
+	m.epoch = binary.BigEndian.Uint64(head[19:])
+	copy(m.nonce[:], head[27:])
+	m.rcv = binary.BigEndian.Uint64(head[59:])
+	m.wnd = binary.BigEndian.Uint32(head[67:])
+	return m, head[size:], nil
+}
+
+// parseResumed does the same.
+func parseResumed(b []byte) (m resumed, mac []byte, err error) {
+	const size = 3 + 8 + 8 + 4
+	head, rest, err := fixed(b, msgResumed, size+macLen)
+	if err != nil {
+		return m, nil, err
+	}
+	if len(rest) > 0 {
+		return m, nil, violation("RESUMED with %d bytes behind it", len(rest))
+	}
+	m.epoch = binary.BigEndian.Uint64(head[3:])
+	m.rcv = binary.BigEndian.Uint64(head[11:])
+	m.wnd = binary.BigEndian.Uint32(head[19:])
+	return m, head[size:], nil
 }

@@ -2,7 +2,6 @@ package line
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -18,6 +17,7 @@ const (
 // lock.
 type receiver struct {
 	window int
+	budget *Budget
 	queue  []chunk // received and not read
 	held   int     // bytes in queue
 	rcv    uint64  // accepted into the queue, in order
@@ -39,22 +39,44 @@ type chunk struct {
 	start, end int
 }
 
-func (r *receiver) init(window int) {
-	r.window = window
+func (r *receiver) init(window int, b *Budget) {
+	r.window, r.budget = window, b
 	r.limit = uint64(window) // as the handshake said
 }
 
-func (r *receiver) wnd() uint32 { return uint32(r.window - r.held) }
+// wnd is how much more the peer may send: what fits the window, or, where
+// memory is short, the least that it needs, and never less than it was granted.
+func (r *receiver) wnd() uint32 {
+	room := r.window - r.held
+	if r.budget.exceeded() {
+		room = max(min(room, minWindow-r.held), int(r.limit-r.rcv))
+	}
+	return uint32(room)
+}
+
+// step is how far the limit must be able to move for the peer to be told.
+func (r *receiver) step() uint64 {
+	if r.budget.exceeded() {
+		return minWindow / 4 // of what it is granted then; a quarter of window might never come
+	}
+	return uint64(r.window / 4)
+}
 
 // complete reports whether the peer's end is known and everything before it
 // has arrived.
 func (r *receiver) complete() bool { return r.closed && r.rcv == r.final }
 
-// acked notes that a frame with the present ack and wnd is on its way.
-func (r *receiver) acked() {
-	r.told = r.rcv
-	r.limit = max(r.limit, r.rcv+uint64(r.wnd()))
+// grant is wnd for a message that goes out: what it says holds from here on,
+// also if memory is short a moment later or the message is lost.
+func (r *receiver) grant() uint32 {
+	n := r.wnd()
+	r.limit = max(r.limit, r.rcv+uint64(n))
+	return n
 }
+
+// acked notes that frames with the present ack are on their way on the current
+// carrier.
+func (r *receiver) acked() { r.told = r.rcv }
 
 // Read waits for bytes. It returns io.EOF once the peer has said that no more
 // come and all were read; never because a carrier broke.
@@ -90,12 +112,12 @@ func (c *Conn) take(p []byte) int {
 	q.start += n
 	r.held -= n
 	if q.start == q.end {
-		receiveBlocks.Put(q.b)
+		r.put(q.b)
 		k := copy(r.queue, r.queue[1:])
 		r.queue[k] = chunk{}
 		r.queue = r.queue[:k]
 	}
-	if r.rcv+uint64(r.wnd())-r.limit >= uint64(r.window/4) && !r.closed && c.err == nil {
+	if r.rcv+uint64(r.wnd())-r.limit >= r.step() && !r.closed && c.err == nil {
 		c.out.ack = true // the window has opened
 		c.kick()
 	}
@@ -106,46 +128,42 @@ func (c *Conn) take(p []byte) int {
 func (r *receiver) discard() {
 	r.dropping = true
 	for _, q := range r.queue {
-		receiveBlocks.Put(q.b)
+		r.put(q.b)
 	}
 	r.queue, r.held = nil, 0
 }
 
-// reader takes frames from the carrier until it breaks. It waits for nobody
+// put gives a block of the queue back.
+func (r *receiver) put(b *[receiveBlock]byte) {
+	receiveBlocks.Put(b)
+	r.budget.give(receiveBlock)
+}
+
+// reader takes frames from a carrier until it breaks. It waits for nobody
 // else, so acknowledgements and pongs always get through.
-func (c *Conn) reader() {
+func (c *Conn) reader(at *attachment) {
 	for {
-		m, err := c.car.Next()
+		m, err := at.car.Next()
 		if err == nil {
-			err = c.receive(m)
+			err = c.receive(at, m)
 		}
 		if err != nil {
 			c.mu.Lock()
-			if errors.Is(err, ErrProtocol) {
+			if c.at == at && errors.Is(err, ErrProtocol) {
 				c.abort(CodeProtocol, err)
 			} else {
-				c.lost(err)
+				c.lost(at, err)
 			}
 			c.mu.Unlock()
-			return
+			break
 		}
 	}
-}
-
-// lost ends the line because its carrier broke.
-func (c *Conn) lost(err error) {
-	switch {
-	case c.drained():
-		c.end(net.ErrClosed)
-	case c.out.abort != nil:
-		c.end(c.out.abortErr)
-	default:
-		c.end(fmt.Errorf("%w: %w", ErrLost, err))
-	}
+	<-at.over // a CLOSE may be on its way
+	at.car.Wait()
 }
 
 // receive reads one message into a block and applies it.
-func (c *Conn) receive(m io.Reader) error {
+func (c *Conn) receive(at *attachment, m io.Reader) error {
 	b := receiveBlocks.Get().(*[receiveBlock]byte)
 	n := 0
 	for {
@@ -170,16 +188,26 @@ func (c *Conn) receive(m io.Reader) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kept, err := c.handle(&f, chunk{b, n - len(f.body), n})
+	kept := false
+	if err = errVoid; c.at == at && c.err == nil {
+		kept, err = c.handle(&f, chunk{b, n - len(f.body), n})
+	}
 	if !kept {
 		receiveBlocks.Put(b)
 	}
 	return err
 }
 
+// errVoid ends the reader of a carrier that is not the current one any more.
+var errVoid = errors.New("another carrier has taken its place")
+
+// errDetached is why a side that has said DETACH is detached.
+var errDetached = errors.New("ended on purpose")
+
 // handle applies f, whose body is in q, and reports whether it kept q's block.
 func (c *Conn) handle(f *frame, q chunk) (kept bool, err error) {
 	c.live.received()
+	c.confirmed = true
 	if err := c.acknowledge(f.ack, f.wnd); err != nil {
 		return false, err
 	}
@@ -205,9 +233,9 @@ func (c *Conn) handle(f *frame, q chunk) (kept bool, err error) {
 		c.changed.Broadcast()
 		c.kick()
 	case frameGoAway:
-		if c.onGoAway != nil {
-			c.onGoAway(GoAway{f.code, time.Duration(f.millis) * time.Millisecond, f.flags})
-		}
+		c.wentAway(f)
+	case frameDetach:
+		return false, &detachError{time.Duration(f.millis) * time.Millisecond}
 	}
 	return false, nil
 }
@@ -216,7 +244,7 @@ func (c *Conn) handle(f *frame, q chunk) (kept bool, err error) {
 func (c *Conn) data(off uint64, q chunk) (kept bool, err error) {
 	r := &c.in
 	if off > r.rcv {
-		return false, violation("bytes from %d on, expected %d", off, r.rcv)
+		return false, c.missing(off)
 	}
 	if end := off + uint64(q.end-q.start); end > r.limit {
 		return false, violation("bytes up to %d, allowed %d", end, r.limit)
@@ -226,6 +254,7 @@ func (c *Conn) data(off uint64, q chunk) (kept bool, err error) {
 		return false, nil
 	}
 	q.start += int(skip)
+	c.at.moved = true
 	r.rcv += uint64(q.end - q.start)
 	if r.closed && r.rcv > r.final {
 		return false, violation("bytes behind the CLOSE")
@@ -260,6 +289,7 @@ func (r *receiver) keep(q chunk) (kept bool) {
 		q.start, q.end = 0, copy(q.b[:], q.b[q.start:q.end])
 	}
 	r.queue = append(r.queue, q)
+	r.budget.take(receiveBlock)
 	return true
 }
 
@@ -285,11 +315,13 @@ func (c *Conn) delayAck() {
 }
 
 func (c *Conn) peerClosed(f *frame) error {
-	if f.code != CodeClean {
+	switch {
+	case f.code != CodeClean:
 		c.end(&CloseError{f.code, string(f.body)})
 		return nil
-	}
-	if f.arg != c.in.rcv {
+	case f.arg > c.in.rcv:
+		return c.missing(f.arg)
+	case f.arg < c.in.rcv:
 		return violation("CLOSE at %d, received %d", f.arg, c.in.rcv)
 	}
 	c.in.closed, c.in.final = true, f.arg

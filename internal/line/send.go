@@ -1,10 +1,9 @@
 package line
 
 import (
-	"encoding/binary"
 	"net"
 	"os"
-	"runtime"
+	"time"
 )
 
 const (
@@ -14,32 +13,37 @@ const (
 )
 
 // A sender is the outgoing half of a line. Its fields are under the line's
-// lock. Offsets: una ≤ bytes on the carrier ≤ end; the peer takes bytes below
-// limit.
+// lock. Offsets: una ≤ sent ≤ maxSent ≤ end; the peer takes bytes below limit.
+// With a new carrier sent goes back to una.
 type sender struct {
 	window int
 	blocks int // held, of window/sendBlock
+	budget *Budget
 
-	segs []segment // from una to end, in order; segs[:head] are free, segs[next:] unsent
+	segs []segment // from una to end, in order; segs[:head] are free, segs[next:] hold the bytes from sent on
 	head int
 	next int
 	cur  *block // the block being filled, from used on
 	used int
 
-	una, end, limit uint64
-	maxSent         uint64
-	unsent          int
-	waiting         int // Writes that wait for room
+	una, sent, end, limit uint64
+	maxSent               uint64
+	chunk                 int // the most that a DATA frame carries, less than a segment on carriers that die young
+	unhalved              int // chunk before it was halved for a carrier of which nothing was heard; 0: it was not
+	waiting               int // Writes that wait for room, and others for acknowledgements
 
 	ended      bool // CloseWrite or Close: a CLOSE follows the data
 	closeSent  bool
 	closeAcked bool
 	abort      *frame
+	abortSent  bool
 	abortErr   error
 
 	ping, pong *frame // one slot each: a newer one replaces an older
 	closeAck   bool
 	goAway     *frame
+	away       *away // what goAway said last
+	detach     *frame
 	ack        bool // an ACK is due
 
 	sending bool // somebody is in pump, or the flusher has been told to be
@@ -49,12 +53,37 @@ type sender struct {
 	msgs     [][]byte // scratch of pump: what goes out together
 	pins     []*block
 	control  []byte // scratch: encoded control frames
+	parts    *block // scratch: frames of parts of segments
+	partsLen int    // of it in use
 }
 
-func (s *sender) init(window int, limit uint64) {
-	s.window, s.limit = window, limit
+// minChunk is the least that a carrier which lives long enough for nothing is
+// asked to carry at once.
+const minChunk = 1 << 10
+
+func (s *sender) init(window int, limit uint64, b *Budget) {
+	s.window, s.limit, s.budget = window, limit, b
+	s.chunk = sendBlock
 	s.wake = make(chan struct{}, 1)
 }
+
+// rewind is for a new carrier, whose far end has accepted the bytes below
+// peerRcv and takes wnd more.
+func (s *sender) rewind(peerRcv uint64, wnd uint32) {
+	if peerRcv > s.una {
+		s.chunk = max(s.chunk, s.unhalved) // the last carrier did move something
+		s.free(peerRcv)
+	}
+	s.unhalved = 0
+	s.sent, s.next = s.una, s.head
+	s.limit = max(s.limit, peerRcv+uint64(wnd))
+	s.ping, s.pong, s.detach = nil, nil, nil
+	s.ack = true
+	s.abortSent = false
+	s.sayAwayAgain()
+}
+
+func (s *sender) unsent() int { return int(s.end - s.sent) }
 
 // Write sends p. It returns when p is kept by the line, which is before the
 // peer has it, and blocks while the window or the queue is full.
@@ -78,7 +107,7 @@ func (c *Conn) WriteJoined(head, body []byte) (n int, err error) {
 		head = head[h:]
 		body = body[copy(room[h:], body):]
 		n += k
-		if k <= inlineMax && !c.out.sending {
+		if k <= inlineMax && !c.out.sending && c.at != nil {
 			c.out.sending = true
 			c.pump(true)
 		} else {
@@ -114,182 +143,6 @@ func (c *Conn) waitRoom(k int) error {
 	}
 }
 
-// kick has the flusher send what there is. Called with the lock held.
-func (c *Conn) kick() {
-	if c.out.sending {
-		return // whoever sends looks again before it stops
-	}
-	c.out.sending = true
-	c.out.notify()
-}
-
-func (s *sender) notify() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (c *Conn) flusher() {
-	for range c.out.wake {
-		c.mu.Lock()
-		c.pump(false)
-		over := c.err != nil
-		c.mu.Unlock()
-		if over {
-			return
-		}
-	}
-}
-
-// pump sends until nothing is left; c.mu is held and c.out.sending is ours. A
-// Write that sends inline does one round and leaves the rest to the flusher.
-func (c *Conn) pump(inline bool) {
-	for round := 0; ; round++ {
-		if inline && round > 0 && c.err == nil {
-			if c.sendable() {
-				c.out.notify()
-			} else {
-				c.idle()
-			}
-			return
-		}
-		if !inline && c.out.unsent > 0 && c.out.unsent < 2*sendBlock {
-			// Let the writers that are about to run add to this round: worth
-			// a tenth of a bulk transfer's cost.
-			c.mu.Unlock()
-			runtime.Gosched()
-			c.mu.Lock()
-		}
-		if c.err != nil {
-			c.out.sending = false
-			c.out.notify() // the flusher ends
-			return
-		}
-		c.collect()
-		if len(c.out.msgs) == 0 {
-			c.idle()
-			return
-		}
-		last := c.out.abort != nil
-		c.mu.Unlock()
-		err := c.car.WriteMessages(c.out.msgs...)
-		c.mu.Lock()
-		clear(c.out.msgs)
-		for _, b := range c.out.pins {
-			c.out.unref(b)
-		}
-		switch {
-		case last:
-			c.end(c.out.abortErr)
-		case err != nil:
-			c.lost(err)
-		}
-		if c.out.waiting > 0 {
-			c.changed.Broadcast()
-		}
-	}
-}
-
-// idle is called when everything is sent. A closed line that has nothing left
-// to say and to hear ends here; if the peer still waits for our CLOSE_ACK, it
-// is the peer that ends the carrier, so that the CLOSE_ACK is not lost.
-func (c *Conn) idle() {
-	c.out.sending = false
-	switch {
-	case !c.closed || !c.drained():
-	case c.linger:
-		c.live.closeBy(lingerTimeout)
-	default:
-		c.end(net.ErrClosed)
-	}
-}
-
-// sendable reports whether collect would find something.
-func (c *Conn) sendable() bool {
-	s := &c.out
-	return s.pong != nil || s.ping != nil || s.closeAck || s.goAway != nil || s.ack || s.abort != nil ||
-		s.next < len(s.segs) && s.allowed(&s.segs[s.next]) || c.closeDue()
-}
-
-func (s *sender) allowed(g *segment) bool { return g.off+uint64(g.size()) <= s.limit }
-
-func (c *Conn) closeDue() bool {
-	return c.out.ended && !c.out.closeSent && c.out.next == len(c.out.segs)
-}
-
-// collect fills c.out.msgs with what goes out next, in order of urgency, and
-// pins its blocks.
-func (c *Conn) collect() {
-	s := &c.out
-	s.msgs, s.pins, s.control = s.msgs[:0], s.pins[:0], s.control[:0]
-	s.control = growTo(s.control, 512) // so that the messages below stay in place
-	if s.abort != nil {
-		c.add(s.abort)
-		return
-	}
-	for _, f := range []**frame{&s.pong, &s.ping, &s.goAway} {
-		if *f != nil {
-			c.add(*f)
-			*f = nil
-		}
-	}
-	if s.closeAck {
-		s.closeAck = false
-		c.add(&frame{typ: frameCloseAck})
-	}
-	c.collectData()
-	if c.closeDue() {
-		s.closeSent = true
-		c.add(&frame{typ: frameClose, arg: s.end, code: CodeClean})
-	}
-	if s.ack && len(s.msgs) == 0 {
-		c.add(&frame{typ: frameAck})
-	}
-	if len(s.msgs) > 0 {
-		s.ack = false
-		c.in.acked()
-	}
-}
-
-func growTo(b []byte, n int) []byte {
-	if cap(b) < n {
-		return make([]byte, 0, n)
-	}
-	return b
-}
-
-func (c *Conn) add(f *frame) {
-	f.ack, f.wnd = c.in.rcv, c.in.wnd()
-	at := len(c.out.control)
-	c.out.control = f.append(c.out.control)
-	c.out.msgs = append(c.out.msgs, c.out.control[at:])
-}
-
-func (c *Conn) collectData() {
-	s := &c.out
-	for n := 0; s.next < len(s.segs) && n < batchMax; s.next++ {
-		g := &s.segs[s.next]
-		if !s.allowed(g) {
-			break
-		}
-		var flags byte
-		if s.waiting > 0 || 4*s.blocks >= 3*s.window/sendBlock {
-			flags = flagAckNow
-		}
-		h := g.blk.b[g.start:]
-		putHeader(h, frameData, flags, c.in.wnd(), c.in.rcv)
-		binary.BigEndian.PutUint64(h[headerLen:], g.off)
-		g.blk.refs++
-		s.pins = append(s.pins, g.blk)
-		s.msgs = append(s.msgs, g.blk.b[g.start:g.end])
-		n += g.size()
-		s.unsent -= g.size()
-		s.maxSent = max(s.maxSent, g.off+uint64(g.size()))
-		c.live.sent() // not before: a peer that gives no credit is slow, not dead
-	}
-}
-
 // acknowledge takes the peer's ack and limit.
 func (c *Conn) acknowledge(ack uint64, wnd uint32) error {
 	s := &c.out
@@ -305,9 +158,49 @@ func (c *Conn) acknowledge(ack uint64, wnd uint32) error {
 	if ack <= s.una {
 		return nil
 	}
-	s.una = ack
+	c.at.moved = true
+	c.at.acked += int(ack - s.una)
+	c.resize(int(ack - s.una))
+	s.free(ack)
 	c.live.proof(s.una < s.maxSent)
-	for s.head < s.next {
+	if s.waiting > 0 {
+		c.changed.Broadcast()
+	}
+	return nil
+}
+
+// soon is how fast a frame must be acknowledged for the next ones to be larger:
+// far below the time after which a carrier is given up.
+const soon = time.Second
+
+// resize fits the DATA frames to the time that the peer took to acknowledge n
+// more bytes. A carrier so slow that one frame takes as long as a peer may be
+// silent would else be given up again and again.
+func (c *Conn) resize(n int) {
+	s := &c.out
+	if c.live.waiting.IsZero() {
+		return // it had them from the carrier before
+	}
+	switch took := time.Since(c.live.waiting); {
+	case took > c.cfg.StallAfter/2:
+		s.chunk, c.at.quick = max(s.chunk/2, minChunk), 0
+	case took > soon:
+		c.at.quick = 0
+	case s.chunk < sendBlock:
+		c.at.quick += n
+	}
+	for c.at.quick >= 4*s.chunk {
+		c.at.quick -= 4 * s.chunk
+		s.chunk = min(2*s.chunk, sendBlock)
+	}
+}
+
+// free lets go of the bytes below ack. Some of them may not have been sent on
+// this carrier: the peer had them from the one before.
+func (s *sender) free(ack uint64) {
+	s.una = ack
+	s.sent = max(s.sent, ack)
+	for s.head < len(s.segs) {
 		g := &s.segs[s.head]
 		if g.off+uint64(g.size()) > ack {
 			break
@@ -316,9 +209,6 @@ func (c *Conn) acknowledge(ack uint64, wnd uint32) error {
 		g.blk = nil
 		s.head++
 	}
+	s.next = max(s.next, s.head)
 	s.compact()
-	if s.waiting > 0 {
-		c.changed.Broadcast()
-	}
-	return nil
 }

@@ -48,7 +48,9 @@ func scripted(t testing.TB, cfg Config, window uint32) (*Conn, *script) {
 			s.mu.Unlock()
 		}
 	}()
-	return newConn(cfg.withDefaults(), a, Session{}, window), s
+	c := newLine(cfg, a, Session{}, window)
+	s.sent() // the ACK that a carrier begins with
+	return c, s
 }
 
 // send sends f and waits until everything that follows from it has happened.

@@ -130,6 +130,10 @@ func (c *Conn) readErr(err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errNoClose
 	}
+	var op *net.OpError
+	if errors.As(err, &op) { // less what the library was doing, and the addresses
+		return op.Err
+	}
 	return err
 }
 
@@ -198,6 +202,9 @@ func (c *Conn) Next() (io.Reader, error) {
 
 // Traffic returns two counters that change when bytes were received and sent.
 func (c *Conn) Traffic() (received, sent uint32) { return c.wire.rx.Load(), c.wire.tx.Load() }
+
+// Received returns a counter that changes when bytes were received.
+func (c *Conn) Received() uint32 { return c.wire.rx.Load() }
 
 // Ping sends a ping frame unless something is being written, and reports
 // whether it did. Only a server's Conn may: its frames are not masked. Not the

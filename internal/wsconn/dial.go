@@ -20,6 +20,7 @@ type DialOptions struct {
 	Header      http.Header                                                          // of the request
 	Host        string                                                               // of the request; empty: the URL's
 	Subprotocol string                                                               // asked for; a server that does not agree is an error
+	Alive       func()                                                               // called when the handshake goes on: dialled, bytes received; may be nil
 }
 
 // A StatusError is why the server did not upgrade the connection.
@@ -55,6 +56,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			w = newWire(c)
+			w.watched(o.Alive)
 			return w, nil
 		},
 		TLSClientConfig:        o.TLS,

@@ -41,6 +41,7 @@ type wire struct {
 	running sync.WaitGroup // flushes of control frames
 
 	rx, tx atomic.Uint32 // count reads and writes that moved bytes
+	alive  func()        // called when bytes come before the upgrade; may be nil
 }
 
 // byRefMin is above the size of the library's own write buffer: a larger write
@@ -76,6 +77,7 @@ func (w *wire) upgrade(byRef bool) {
 	defer w.mu.Unlock()
 	w.async = true
 	w.byRef = byRef
+	w.alive = nil
 }
 
 // NetConn returns the conn below, as tls.Conn's does.
@@ -85,8 +87,21 @@ func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.rx.Add(1)
+		w.noteAlive()
 	}
 	return n, err
+}
+
+// watched has alive told that the conn is there, and of bytes until the upgrade.
+func (w *wire) watched(alive func()) {
+	w.alive = alive
+	w.noteAlive()
+}
+
+func (w *wire) noteAlive() {
+	if w.alive != nil {
+		w.alive()
+	}
 }
 
 // Write gathers p, and has it sent if nobody is about to do that.

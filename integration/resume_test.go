@@ -1,0 +1,95 @@
+package integration
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"wstun/internal/impair"
+)
+
+// A session is resumed with the credentials of now, and by the user that made
+// it alone.
+func TestOnlyTheSameUserGetsASessionBack(t *testing.T) {
+	tokens := map[string]string{"alice": "wstun_alice0123456789abcdef0123456789", "bob": "wstun_bob0123456789abcdef012345678901", "nobody": "wstun_nobody"}
+	var users strings.Builder
+	for _, name := range []string{"alice", "bob"} {
+		fmt.Fprintf(&users, "- name: %s\n  tokens:\n    - {name: laptop, sha256: %x}\n", name, sha256.Sum256([]byte(tokens[name])))
+	}
+	for _, tt := range []struct {
+		name, whose string
+		says        []string
+	}{
+		{"the same user", "alice", []string{"resumed after", "nothing lost"}},
+		{"nobody for a while", "nobody", []string{"cannot resume yet", "401"}},
+		{"another user", "bob", []string{"session lost", "does not know the session"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir, target := t.TempDir(), echoTarget(t)
+			s := startServer(t, "--drain-timeout", "1s", "--allow", target, "--users", writeFile(t, dir, "users.yaml", users.String()))
+			r := impair.Listen(t, s.addr)
+			use := func(whose string) string { return writeFile(t, dir, "token", tokens[whose]+"\n") }
+			c := startClient(t, "-L", "127.0.0.1:0:"+target, "--token-file", use("alice"), "ws://"+r.Addr())
+			conn := dial(t, c.local(t, target))
+			if err := exchange(conn, 1, 1000); err != nil {
+				t.Fatal(err)
+			}
+			use(tt.whose)
+			r.Cut(impair.Reset)
+			c.await(t, tt.says...)
+			if tt.whose == "bob" {
+				awaitReset(t, conn)
+				c.await(t, "connected", "user=bob")
+				return
+			}
+			use("alice")
+			if err := exchange(conn, 2, 1000); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The server says what it keeps, and for how long.
+func TestServerSaysWhichSessionsWaitForTheirClient(t *testing.T) {
+	target := echoTarget(t)
+	s := startServer(t, "--allow", target, "--resume-window", "90s", "--memory", "64M", "--max-detached", "3")
+	r := impair.Listen(t, s.addr)
+	c := startClient(t, "-L", "127.0.0.1:0:"+target, "ws://"+r.Addr())
+	conn := dial(t, c.local(t, target))
+	if err := exchange(conn, 1, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(s.await(t, "session opened"))
+	id = id[strings.Index(id, "session="):][:len("session=")+8]
+	r.Refuse(true)
+	r.Cut(impair.Reset)
+	s.await(t, "session detached", id, "1m30s")
+	r.Refuse(false)
+	s.await(t, "session resumed", id, "from=127.0.0.1:", "after=")
+	if err := exchange(conn, 2, 100_000); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSizesAndTimesThatMakeNoSense(t *testing.T) {
+	for _, tt := range []struct{ flag, value, says string }{
+		{"--memory", "lots", "write 256M or 2G"},
+		{"--memory", "1K", "too little"},
+		{"--resume-window", "soon", "write 30s, 5m or 1h30m"},
+		{"--max-detached", "-1", "not a number"},
+	} {
+		code, out := run(t, program(t), "server", tt.flag+"="+tt.value)
+		if code != 2 || !strings.Contains(out, tt.says) || !strings.Contains(out, tt.flag) {
+			t.Errorf("%s %s: exit code %d and %q", tt.flag, tt.value, code, out)
+		}
+	}
+	if _, err := os.Stat("/proc/meminfo"); err == nil {
+		if _, out := run(t, program(t), "server", "--help"); !strings.Contains(out, "--memory SIZE") {
+			t.Errorf("help: %q", out)
+		}
+	}
+}
