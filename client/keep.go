@@ -114,25 +114,10 @@ func lostWhy(t *tunnel) error {
 
 // retire ends a session when its last stream has ended.
 func (c *Client) retire(t *tunnel) {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var late <-chan time.Time
-	for t.NumStreams() > 0 {
-		life := c.life.Done()
-		if late != nil {
-			life = nil
-		}
-		select {
-		case <-tick.C:
-			continue
-		case <-life: // streams are being aborted: a moment to say so
-			late = time.After(time.Second)
-			continue
-		case <-late:
-		case <-t.Done():
-		}
-		break
-	}
+	t.Idle(c.life)
+	moment, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	t.Idle(moment) // once life is over streams are being aborted, and say so
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	t.finish(ctx) // as far as it goes: every stream is over

@@ -74,8 +74,9 @@ type Session struct {
 
 	mu       sync.Mutex
 	streams  map[uint32]*Stream
-	incoming int // of streams, those that the peer opened
-	controls int // of incoming, control streams: one
+	incoming int           // of streams, those that the peer opened
+	controls int           // of incoming, control streams: one
+	idle     chan struct{} // closed when the last stream is gone; nil: nobody waits
 	ended    bool
 }
 
@@ -197,19 +198,45 @@ func (s *Session) forget(st *Stream) {
 	if st.incoming {
 		s.incoming--
 	}
+	if s.idle != nil && s.count() == 0 {
+		close(s.idle)
+		s.idle = nil
+	}
 }
 
 // NumStreams returns how many streams are open, control streams not counted.
 func (s *Session) NumStreams() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := 0
+	return s.count()
+}
+
+func (s *Session) count() (n int) {
 	for _, st := range s.streams {
 		if !st.isControl {
 			n++
 		}
 	}
 	return n
+}
+
+// Idle waits until no stream is open, the session has ended, or ctx is done.
+func (s *Session) Idle(ctx context.Context) {
+	s.mu.Lock()
+	if s.count() == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+	case <-s.Done():
+	case <-ctx.Done():
+	}
 }
 
 // Done is closed when the session has ended.

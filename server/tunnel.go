@@ -153,18 +153,9 @@ func (s *Server) waitStreams(ses *session) {
 	if !ses.line.Attached() {
 		return // nobody would hear it
 	}
-	timeout := time.After(time.Second)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for ses.NumStreams() > 0 {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			return
-		case <-ses.Done():
-			return
-		}
-	}
+	moment, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	ses.Idle(moment)
 }
 
 // admit starts serving r, or refuses it.
