@@ -303,6 +303,17 @@ func TestDelayedResetComesBehindTheBytes(t *testing.T) {
 	}
 }
 
+func TestBothSidesResetWithBytesUnderWay(t *testing.T) {
+	r, ln := start(t)
+	client, server := connect(t, r, ln)
+	r.Delay(impair.Both, moment)
+	for _, c := range []net.Conn{client, server} {
+		send(t, c, "to whom it may concern")
+		netx.Abort(c, nil)
+	}
+	over(r)
+}
+
 // A window of 256 KiB would let pass 16 MiB in 32 seconds.
 func TestDelayDoesNotLimitHowMuchGoes(t *testing.T) {
 	r, ln := start(t)
