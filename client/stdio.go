@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"wstun/internal/relay"
@@ -129,7 +130,15 @@ func (s *stdio) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+// Write fails for good if nobody reads standard output any more. To a relay a
+// broken pipe would be a conn whose peer wants no more bytes and goes on sending.
+func (s *stdio) Write(p []byte) (int, error) {
+	n, err := s.out.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errors.New("nobody reads standard output any more")
+	}
+	return n, err
+}
 
 // CloseWrite is called when the far end has ended.
 func (s *stdio) CloseWrite() error {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ const patience = 30 * time.Second
 func TestMain(m *testing.M) {
 	// Debian puts daemons where the PATH of a plain user does not look.
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	waitTogether()
 	code := m.Run()
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
@@ -28,6 +30,17 @@ func TestMain(m *testing.M) {
 			strings.Join(skipped.tests, "\n    "))
 	}
 	os.Exit(code)
+}
+
+// waitTogether lets as many parallel tests run as there are, unless the tester
+// says how many: what they do is wait, whatever the number of cores.
+func waitTogether() {
+	flag.Parse()
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == "test.parallel" })
+	if !told {
+		flag.Set("test.parallel", "100")
+	}
 }
 
 var built struct {

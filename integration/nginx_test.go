@@ -23,7 +23,7 @@ func TestNginxInFront(t *testing.T) {
 	target := echoTarget(t)
 	s := startServer(t, "--target", target, "--allow", target)
 	cert := makeCertificate(t)
-	site := startNginx(t, s.addr, cert)
+	site := startNginx(t, s.addr, cert).site
 
 	t.Run("tunnel", func(t *testing.T) {
 		c := startClient(t, "--tls-ca", cert.file, "-L", "0:"+target, "wss://"+site+"/tunnel/")
@@ -46,11 +46,26 @@ func TestNginxInFront(t *testing.T) {
 	})
 }
 
-// startNginx ends TLS and hands /tunnel/ to the server at addr.
-func startNginx(t testing.TB, addr string, cert *certificate) (site string) {
+// An nginx serves a site, HOST:PORT, with TLS.
+type nginx struct {
+	*process
+	site string
+	args []string // what it was started with
+}
+
+// reload is `nginx -s reload`: new workers take over, the old ones end.
+func (n *nginx) reload(t testing.TB) {
 	t.Helper()
-	port := freePort(t)
-	site = loopback(port)
+	if code, out := run(t, "nginx", append(n.args, "-s", "reload")...); code != 0 {
+		t.Fatalf("nginx -s reload: exit code %d: %s", code, out)
+	}
+}
+
+// startNginx ends TLS and hands /tunnel/ to the server at addr. When it is
+// reloaded, what its old workers carry is cut a second later.
+func startNginx(t testing.TB, addr string, cert *certificate) *nginx {
+	t.Helper()
+	n := &nginx{site: loopback(freePort(t))}
 	dir := t.TempDir()
 	owner := ""
 	if os.Geteuid() == 0 {
@@ -61,6 +76,7 @@ func startNginx(t testing.TB, addr string, cert *certificate) (site string) {
 daemon off;
 pid %[2]s/pid;
 error_log stderr notice;
+worker_shutdown_timeout 1s;
 events { worker_connections 1024; }
 http {
 	access_log off;
@@ -84,11 +100,12 @@ http {
 		}
 	}
 }
-`, owner, dir, site, cert.file, cert.keyFile, addr))
+`, owner, dir, n.site, cert.file, cert.keyFile, addr))
 	// -e: without it nginx first tries the log file of the machine's own.
-	p := start(t, "nginx", "-e", "stderr", "-p", dir, "-c", config)
-	p.await(t, "start worker process ")
-	return site
+	n.args = []string{"-e", "stderr", "-p", dir, "-c", config}
+	n.process = start(t, "nginx", n.args...)
+	n.await(t, "start worker process ")
+	return n
 }
 
 // A certificate is one that signed itself, for 127.0.0.1 and localhost.

@@ -21,6 +21,9 @@ xterm xterm
 squid squid
 tinyproxy tinyproxy
 nginx nginx-light
+haproxy haproxy
+redis-server redis-server
+redis-cli redis-tools
 vncsnapshot vncsnapshot
 nc netcat-openbsd
 sshd openssh-server

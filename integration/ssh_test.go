@@ -49,6 +49,20 @@ func TestSSH(t *testing.T) {
 	sameBytes(t, "what scp brought back", got, want)
 }
 
+// TestSSHLogoutIsToldToTheServer: when ssh has ended nobody comes back for its
+// session, so the server does not keep it, nor the connection to sshd.
+func TestSSHLogoutIsToldToTheServer(t *testing.T) {
+	sshd := startSSHD(t)
+	s := startServer(t, "--allow", sshd.addr)
+	options := sshd.options(fmt.Sprintf("%s client -W %%h:%%p %s", program(t), s.ws()))
+	for i := range 5 {
+		if code, out := run(t, "ssh", append(options, sshd.host, "true")...); code != 0 {
+			t.Fatalf("ssh: exit code %d: %s", code, out)
+		}
+		s.awaitN(t, i+1, "session closed")
+	}
+}
+
 // TestSSHRefused: where the server does not allow the target, ssh ends at once
 // and its user reads why.
 func TestSSHRefused(t *testing.T) {

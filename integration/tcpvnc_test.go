@@ -82,8 +82,9 @@ func TestProxyRefuses(t *testing.T) {
 
 // An httpProxy lets alice with the password "secret" through.
 type httpProxy struct {
-	addr string
-	logs func() string // what it wrote of requests so far
+	addr    string
+	logs    func() string // what it wrote of requests so far
+	restart func()        // nil: it cannot
 }
 
 func (p *httpProxy) url(user, password string) string {
@@ -158,12 +159,23 @@ func startSquid(t testing.TB) *httpProxy {
 	}
 	file := writeFile(t, dir, "squid.conf", strings.Join(config, "\n")+"\n")
 	// -N: one process; -d 1: what it does goes to stderr too.
-	p := start(t, "squid", "-N", "-d", "1", "-n", fmt.Sprintf("wstun%d", port), "-f", file)
-	p.await(t, "Accepting HTTP Socket connections")
-	return &httpProxy{loopback(port), func() string {
-		log, _ := os.ReadFile(dir + "/access.log")
-		return string(log)
-	}}
+	launch := func() *process {
+		p := start(t, "squid", "-N", "-d", "1", "-n", fmt.Sprintf("wstun%d", port), "-f", file)
+		p.await(t, "Accepting HTTP Socket connections")
+		return p
+	}
+	p := launch()
+	return &httpProxy{
+		addr: loopback(port),
+		logs: func() string {
+			log, _ := os.ReadFile(dir + "/access.log")
+			return string(log)
+		},
+		restart: func() {
+			p.stop(t)
+			p = launch()
+		},
+	}
 }
 
 func startTinyproxy(t testing.TB) *httpProxy {
@@ -182,5 +194,5 @@ func startTinyproxy(t testing.TB) *httpProxy {
 	}, "\n")+"\n")
 	p := start(t, "tinyproxy", "-d", "-c", file)
 	p.await(t, "Accepting connections")
-	return &httpProxy{loopback(port), p.output}
+	return &httpProxy{addr: loopback(port), logs: p.output}
 }

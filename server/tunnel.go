@@ -76,7 +76,8 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	id := l.Session().ID
 	log = log.With("session", hex.EncodeToString(id[:4]))
 	defer l.Wait()
-	l.OnEvent(func(e line.Event) { s.tell(log, e) })
+	told := log
+	l.OnEvent(func(e line.Event) { s.tell(told, e) })
 	log = log.With("from", ws.RemoteAddr())
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(ctx, func() { l.Abort(line.CodeAborted, context.Cause(ctx)) })

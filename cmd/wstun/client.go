@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -87,9 +89,15 @@ func (s *clientFlags) run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	soft, hard, stop := interrupts(c.Context)
+	ctx, hungUp := hangups(c.Context)
+	defer hungUp()
+	soft, hard, stop := interrupts(ctx)
 	defer stop()
 	if s.stdio != "" {
+		// A reader that is gone is an error of a write, which can still be
+		// told to the far end.
+		signal.Ignore(syscall.SIGPIPE)
+		defer signal.Reset(syscall.SIGPIPE)
 		return s.runStdio(soft, c, cfg)
 	}
 	cl := client.New(cfg)

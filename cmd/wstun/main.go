@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -155,5 +156,41 @@ func countSignals(ctx context.Context, signals <-chan os.Signal, release func())
 		endHard()
 		<-done
 		endSoft()
+	}
+}
+
+// hangupGrace is what is left to end in order once there is nobody to serve.
+const hangupGrace = 2 * time.Second
+
+// hangups returns a context that ends a while after SIGHUP, with which ssh ends
+// its ProxyCommand and a terminal its programs; the signal does not kill the
+// process, or the server would keep the session of a client that cannot come
+// back. The caller calls stop, which gives the signal back and ends the context.
+func hangups(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 1)
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer signal.Stop(signals)
+		select {
+		case <-signals:
+		case <-ctx.Done():
+			return
+		}
+		grace := time.NewTimer(hangupGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		<-done
 	}
 }

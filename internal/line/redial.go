@@ -15,8 +15,9 @@ import (
 const (
 	attemptTime  = 10 * time.Second        // for an attempt in all
 	attemptQuiet = 2500 * time.Millisecond // for one of which nothing comes in
-	maxPause     = 2 * time.Second         // between attempts
-	maxPauseHeld = 20 * time.Second        // while the present carrier works
+	firstPause   = 250 * time.Millisecond  // between attempts, doubling
+	maxPause     = 2 * time.Second
+	maxPauseHeld = 20 * time.Second // while the present carrier works
 )
 
 // A redialer gets carriers for a client's line, one attempt at a time. Its
@@ -28,6 +29,7 @@ type redialer struct {
 	wanted  bool               // another carrier, though the present one works
 	asked   bool               // the server may have heard of the attempt under way
 	tries   int                // that failed in a row
+	barren  int                // carriers in a row that were of no use
 	after   time.Time          // before which no attempt is made
 	ours    bool               // after is our choice and not the peer's wish
 	cancel  context.CancelFunc // of the attempt under way
@@ -43,8 +45,8 @@ func newRedialer(c *Conn, dial DialFunc) *redialer {
 // made at once, lest the two sides do nothing else.
 func (r *redialer) lost(err error, fruitless bool) {
 	r.tries = 0
-	if fruitless {
-		r.tries = 1
+	if r.barren++; !fruitless {
+		r.barren = 0
 	}
 	if r.ours { // while there was a carrier it could be long
 		r.after, r.ours = time.Time{}, false
@@ -69,7 +71,7 @@ func (r *redialer) renew() {
 
 // now ends a pause, and an attempt, which does not count: its path may be gone.
 func (r *redialer) now() {
-	r.tries, r.after = 0, time.Time{}
+	r.tries, r.barren, r.after = 0, 0, time.Time{}
 	if r.cancel != nil {
 		r.tries = -1
 	}
@@ -133,8 +135,8 @@ func (r *redialer) run() {
 // pause returns how long to wait before the next attempt. A line without a
 // carrier makes the first at once.
 func (r *redialer) pause() time.Duration {
-	if r.after.IsZero() && r.tries > 0 {
-		limit := maxPause
+	if n := r.tries + r.barren; r.after.IsZero() && n > 0 {
+		limit := min(firstPause<<min(n-1, 10), maxPause)
 		if r.c.at != nil {
 			limit = maxPauseHeld
 		}

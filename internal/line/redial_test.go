@@ -38,7 +38,7 @@ func TestAttemptIsGivenUpWhenNothingComes(t *testing.T) {
 			want := attemptQuiet
 			if took := a.took; took == attemptTime {
 				want = attemptTime // every fourth is patient
-				if i < 2 || i > 2 && i < 6 {
+				if i < 3 || i > 3 && i < 7 {
 					t.Errorf("attempt %d is a patient one", i)
 				}
 			}
@@ -109,16 +109,16 @@ func TestClientComesBackWhenItIsToldTo(t *testing.T) {
 		{"by an error of dialling", func(w *world, _ *Conn) {
 			w.set(errBusy{30 * time.Second})
 			w.last().Close()
-			synctest.Wait()
-			time.Sleep(maxPause) // the attempt
+			synctest.Wait() // the attempt
 			w.set(nil)
-		}, 28 * time.Second},
+		}, 30 * time.Second},
 		{"by DETACH", func(_ *world, s *Conn) { s.Detach(CodeShutdown, 7*time.Second) }, 7 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, always, Config{})
 				c, s := w.connect(Config{})
+				time.Sleep(fruitful) // the first attempt is made at once
 				tt.does(w, s)
 				start := time.Now()
 				time.Sleep(tt.after - time.Millisecond)
@@ -252,6 +252,7 @@ func TestProbeOfALineWithoutACarrierTriesAtOnce(t *testing.T) {
 					}
 					w.last().Close()
 					time.Sleep(100 * time.Millisecond)
+					synctest.Wait()
 					hangs = false
 					w.set(nil)
 					c.Probe()
