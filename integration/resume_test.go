@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"wstun/internal/impair"
 )
@@ -91,5 +92,17 @@ func TestSizesAndTimesThatMakeNoSense(t *testing.T) {
 		if _, out := run(t, program(t), "server", "--help"); !strings.Contains(out, "--memory SIZE") {
 			t.Errorf("help: %q", out)
 		}
+	}
+}
+
+// The session that waits for the next connection has no time limit.
+func TestFirstConnectionWithoutMuxMayComeLate(t *testing.T) {
+	t.Parallel()
+	target := echoTarget(t)
+	s := startServer(t, "--allow", target)
+	c := startClient(t, "--no-mux", "-L", "127.0.0.1:0:"+target, s.ws())
+	<-time.After(12 * time.Second) // longer than an OPEN may take behind a SYN
+	if err := exchange(dial(t, c.local(t, target)), 1, 1000); err != nil {
+		t.Error(err)
 	}
 }

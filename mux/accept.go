@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -75,8 +76,14 @@ func (s *Session) accept() {
 
 // opened reads the OPEN of a stream and hands it on.
 func (s *Session) opened(st *Stream) {
+	open := io.Reader(st.raw)
+	if s.cfg.Single { // its client may wait for a connection first
+		var first [1]byte
+		n, _ := st.raw.Read(first[:]) // an error is met again
+		open = io.MultiReader(bytes.NewReader(first[:n]), open)
+	}
 	st.raw.SetReadDeadline(time.Now().Add(s.cfg.openTimeout))
-	kind, body, err := readOpen(st.raw)
+	kind, body, err := readOpen(open)
 	st.raw.SetReadDeadline(time.Time{})
 	var refusal *RefusedError
 	switch {

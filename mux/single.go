@@ -100,8 +100,7 @@ func (s *singleSession) open() (rawStream, error) {
 	return s.stream, nil
 }
 
-// accept returns the client's stream, once, before its OPEN has come: the time
-// for that runs from here. No more than the OPEN is read before the answer, so
+// accept returns the client's stream, once, before its OPEN has come. No more than the OPEN is read before the answer, so
 // what nobody has agreed to is bounded by the line's window.
 //
 // Then it waits for the end of the session, and makes it known. Nothing comes
