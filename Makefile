@@ -22,7 +22,7 @@ GOFILES = $(shell find . -name '*.go' -not -path '*/node_modules/*' -not -path '
 # The targets that `test` needs are in its order, also with make -j.
 .NOTPARALLEL:
 
-.PHONY: help demo build install test setup lint unit integration bench fuzz clean
+.PHONY: help demo build install test setup lint unit integration soak bench fuzz mutants clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,17 +49,24 @@ lint: ## gofmt, go vet, staticcheck, and the project's own rules
 	$(TOOL) staticcheck ./...
 	go test -count=1 ./integration/rules
 
-unit: ## the tests of the packages, with the race detector
+unit: ## the tests of the packages, with the race detector; the line's model, which that slows, also without
 	go test -race $(UNIT)
+	go test -run 'Model|CutAtEveryByte' ./internal/line
 
 integration: build ## the tests of bin/wstun among real programs (RUN=NAME for some)
 	WSTUN_BINARY=$(CURDIR)/bin/wstun go test -count=1 -timeout 10m -v -run '$(RUN)' ./integration
+
+soak: build ## the faults, as many and as long as promised (an hour and more)
+	WSTUN_SOAK=1 WSTUN_BINARY=$(CURDIR)/bin/wstun go test -count=1 -v -run 'Fault' -timeout 2h ./integration
 
 bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem $(UNIT)
 
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@integration/fuzz.sh $(FUZZTIME)
+
+mutants: ## break internal/line in one place after another: its tests must see each
+	@integration/mutants.sh
 
 clean: ## remove what was built
 	rm -rf bin integration/node_modules

@@ -100,7 +100,7 @@ func (c *Conn) lost(at *attachment, err error) {
 
 // orphanWindow is how long a server keeps a session of whose client no frame
 // has come: as long as the client's first attempts may take.
-const orphanWindow = 10 * time.Second
+const orphanWindow = 30 * time.Second
 
 func (c *Conn) detach(err error) {
 	fruitless := !c.at.moved && time.Since(c.at.began) < fruitful

@@ -16,7 +16,7 @@ func NewBudget(bytes int64) *Budget { return &Budget{limit: bytes} }
 
 // sessionCost is what a session is reckoned to take besides its blocks: its
 // goroutines, timers, buffers.
-const sessionCost = 32 << 10
+const sessionCost = 64 << 10
 
 // leastBlocks is how many send blocks a line may always have, and what it
 // grants its peer at least: minWindow.

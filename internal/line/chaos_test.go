@@ -14,8 +14,8 @@ func runModel(t *testing.T, seed uint64, sleep func(time.Duration), all *tally) 
 	m := newModel(t, seed, sleep, all)
 	client := m.start()
 	if *modelSeed != 0 {
-		t.Logf("latency %v, cut every %d, fate %d, evicts %v, limits %+v, up %d down %d\nclient %+v %+v\nserver %+v %+v", m.latency, m.cutEvery, m.fate, m.evicts, m.limits, len(m.up), len(m.down), m.ccfg, m.ccfg.Budget, m.scfg, m.scfg.Budget)
-		client.c.OnEvent(func(e Event) { t.Logf("%v: client %+v", time.Since(m.begun), e) })
+		t.Logf("at most %v of latency, cut every %d bytes, fate %d, evicts %v, %d bytes up, %d down\n%+v\nclient %+v\nserver %+v",
+			m.latency, m.cutEvery, m.fate, m.evicts, len(m.up), len(m.down), m.limits, m.ccfg, m.scfg)
 	}
 	var loops []chan struct{}
 	beside := func(f func()) {
@@ -102,6 +102,7 @@ func (m *model) checkNowAndThen() {
 
 // disturb does what owners of lines and the network may do at any time.
 func (m *model) disturb() {
+	var stalled time.Time
 	pace := 20 * time.Second
 	if m.one(2) {
 		pace = 300 * time.Millisecond
@@ -119,9 +120,13 @@ func (m *model) disturb() {
 		case 1:
 			far.c.GoAway(GoAway{Deadline: m.upTo(time.Minute), Flags: Redial | byte(m.rn(2))})
 		case 2:
-			client.Probe()
+			if m.cutEvery < calm { // else a stall would look dead
+				client.Probe()
+			}
 		case 3:
-			far.c.Probe()
+			if m.cutEvery < calm {
+				far.c.Probe()
+			}
 		case 4:
 			if m.cutEvery == calm {
 				return // nor is it evicted then
@@ -132,7 +137,10 @@ func (m *model) disturb() {
 				l.cutNow(m.rn(cutModes))
 			}
 		case 6:
-			l.stall(m.upTo(5 * time.Second))
+			if m.cutEvery < calm || time.Since(stalled) > 20*time.Second {
+				stalled = time.Now()
+				l.stall(m.upTo(5 * time.Second))
+			}
 		}
 	})
 }

@@ -122,7 +122,7 @@ type model struct {
 // A link is a wire and who has it.
 type link struct {
 	*wire
-	owner  *Conn // at the server; nil: nobody yet
+	owner  atomic.Pointer[Conn] // at the server; nil: nobody yet
 	server *Server
 }
 
@@ -186,6 +186,9 @@ func (m *model) config() Config {
 	c := Config{Budget: m.budget()}
 	if !m.one(4) {
 		c.Window = minWindow << m.rn(6)
+	}
+	if m.cutEvery == calm {
+		return c
 	}
 	if m.one(2) {
 		c.PingAfter = time.Second + m.upTo(20*time.Second)
@@ -268,7 +271,7 @@ func (m *model) connect(spared bool) *link {
 		l.ways[i].room = 1000 << m.rn(10)
 	}
 	late := time.Duration(0)
-	if !spared {
+	if !spared && m.cutEvery < calm {
 		if m.one(10) {
 			l.ways[m.rn(2)].latency = m.upTo(8 * time.Second)
 		}
@@ -276,11 +279,9 @@ func (m *model) connect(spared bool) *link {
 			late = m.upTo(8 * time.Second)
 		}
 		l.mode = m.rn(cutModes)
-		if m.cutEvery < calm {
-			l.left = m.rn(2 * m.cutEvery)
-			if m.one(6) {
-				l.left = m.rn(500) // in the handshake
-			}
+		l.left = m.rn(2 * m.cutEvery)
+		if m.one(6) {
+			l.left = m.rn(500) // in the handshake
 		}
 	}
 	m.links = append(m.links, l)
@@ -301,7 +302,7 @@ func (m *model) connect(spared bool) *link {
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		l.owner = c
+		l.owner.Store(c)
 		if resumed {
 			m.all.attached.Add(1)
 			return
@@ -346,7 +347,21 @@ type side struct {
 	cmu sync.Mutex // of was
 }
 
+func (m *model) isFated() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fated
+}
+
 func (m *model) newSide(name string, c *Conn, out, in []byte) *side {
+	c.OnEvent(func(e Event) {
+		if *modelSeed != 0 {
+			m.t.Logf("%v: %s: %+v", time.Since(m.begun), name, e)
+		}
+		if e.Kind == Detached && errors.Is(e.Err, ErrDead) && m.cutEvery == calm && !m.isFated() {
+			m.errorf("%s: a carrier that worked was given up: %v", name, e.Err)
+		}
+	})
 	return &side{m: m, name: name, c: c, out: out, in: in, window: c.cfg.Window, done: make(chan struct{})}
 }
 
@@ -460,7 +475,7 @@ func (s *side) check() {
 		end := l.ends[1]
 		if s.name == "client" {
 			end = l.ends[0]
-		} else if l.owner != c {
+		} else if l.owner.Load() != c {
 			continue
 		}
 		if end.isClosed() || c.at != nil && c.at.car == end {

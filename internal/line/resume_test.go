@@ -179,7 +179,7 @@ func TestLineGoesOnAfterItsCarrierIsCut(t *testing.T) {
 		if n := w.attempts(); n < 5 {
 			t.Errorf("only %d carriers", n)
 		}
-		if es := told(); len(es) < 8 || es[0].Kind != Detached || es[1].Kind != Resumed {
+		if es := told(); len(es) < 8 || es[0].Kind != Detached || es[len(es)-1].Kind != Resumed {
 			t.Errorf("%+v", es)
 		}
 		w.end(c, s)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,7 @@ func TestRecordedResumeIsOfNoUseOnAnotherCarrier(t *testing.T) {
 		c, s := w.connect(Config{})
 		w.last().Close()
 		time.Sleep(maxPause)
+		synctest.Wait()
 		if recorded == nil || !s.Attached() {
 			t.Fatal("not resumed")
 		}
@@ -307,7 +309,7 @@ func TestWordThatTheSessionEndedNeedsAProof(t *testing.T) {
 // A session ends in order while a RESUME for it is being looked at: the client
 // must not hear that there was none.
 func TestSessionThatEndsWhileItIsResumedIsNotUnknown(t *testing.T) {
-	for range 500 {
+	for range 50 {
 		w := newWorld(t, always, Config{})
 		w.without(frameCloseAck)
 		car, _ := w.dial(t.Context(), func() {})
@@ -326,12 +328,16 @@ func TestSessionThatEndsWhileItIsResumedIsNotUnknown(t *testing.T) {
 		w.conns.Go(func() { w.server.Accept(context.Background(), b, "alice") })
 		chal, _ := receiveMessage(a)
 		msg := asking(c, 50, 0)(chal)
-		go func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.end(net.ErrClosed)
-		}()
+		s.mu.Lock()
 		a.WriteMessages(msg)
+		for len(b.in) > 0 {
+			runtime.Gosched()
+		}
+		for range 1000 { // the server has found the session by now, and waits for its lock
+			runtime.Gosched()
+		}
+		s.end(net.ErrClosed)
+		s.mu.Unlock()
 		answer, err := receiveMessage(a)
 		if err == nil && answer[0] == msgReject && refusal(t, answer) != RejectClosed {
 			t.Fatalf("refused with %d", refusal(t, answer))
@@ -393,7 +399,7 @@ func TestSecondGapWithoutProgressEndsTheSession(t *testing.T) {
 					synctest.Wait()
 				}
 				skip(5)
-				time.Sleep(abortTimeout) // the peer may still be reading why
+				time.Sleep(2 * abortTimeout) // the peer may still be reading why
 				if err := c.Err(); tt.progress != (err == nil) || err != nil && !errors.Is(err, ErrProtocol) {
 					t.Errorf("after the second: %v", err)
 				}
@@ -442,4 +448,119 @@ func TestClientSaysNothingToAServerWithoutTheKey(t *testing.T) {
 			w.end(c, s)
 		})
 	}
+}
+
+// over returns a line that has sent want and heard nothing, and a second carrier
+// for it, on which what the line writes does not get on its way.
+func over(t *testing.T, want []byte) (c *Conn, s *script, second *wire) {
+	c, s = scripted(t, Config{Window: 4 << 20}, 4<<20)
+	c.window = time.Hour
+	if _, err := c.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	second = newWire(1)
+	second.sure = true
+	second.stall(time.Second)
+	second.ways[0].room = 1
+	return c, s, second
+}
+
+// Bug 4 of the first drafts: with make-before-break the peer acknowledges what
+// the carrier before has brought, which this one has not yet.
+func TestPeerMayAcknowledgeWhatTheOldCarrierBrought(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := noise(1, 600_000)
+		c, _, second := over(t, want)
+		c.mu.Lock()
+		c.attach(second.ends[0], nil, 1000, 4<<20)
+		c.mu.Unlock()
+		synctest.Wait() // what fits a batch is on its way, and no more
+		second.ends[1].WriteMessages((&frame{typ: frameAck, ack: 600_000, wnd: 4 << 20}).append(nil))
+		time.Sleep(2 * time.Second)
+		c.mu.Lock()
+		if c.err != nil || c.out.una != 600_000 || c.out.sent != 600_000 {
+			t.Errorf("una %d, sent %d: %v", c.out.una, c.out.sent, c.err)
+		}
+		c.mu.Unlock()
+		c.Abort(CodeAborted, nil)
+		second.ends[1].Close()
+		c.Wait()
+	})
+}
+
+// Bug 5: what the peer had when it asked is less than it has acknowledged since.
+func TestNewCarrierBeginsAtWhatIsAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := noise(1, 200_000)
+		c, s, second := over(t, want)
+		s.send(frame{typ: frameAck, ack: 150_000, wnd: 4 << 20})
+		from := uint64(0)
+		second.peek = func(way int, m []byte) {
+			if at, to := extent(m); way == 0 && to > 0 && from == 0 {
+				from = at
+			}
+		}
+		c.mu.Lock()
+		c.attach(second.ends[0], nil, 1000, 4<<20)
+		if c.err != nil || c.out.una != 150_000 || c.out.sent != 150_000 {
+			t.Errorf("una %d, sent %d: %v", c.out.una, c.out.sent, c.err)
+		}
+		c.mu.Unlock()
+		for from == 0 {
+			if _, err := second.ends[1].Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if from != 150_000 {
+			t.Errorf("the first byte on the new carrier is number %d", from)
+		}
+		c.Abort(CodeAborted, nil)
+		second.ends[1].Close()
+		c.Wait()
+	})
+}
+
+// Bug 2: pongs that wait behind a write that is held up are one.
+func TestManyPingsWhileAWriteIsHeldUpAreOnePong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s, second := over(t, noise(1, 200_000))
+		c.mu.Lock()
+		c.attach(second.ends[0], nil, 0, 4<<20)
+		c.mu.Unlock()
+		synctest.Wait()
+		for i := range 1000 {
+			second.ends[1].WriteMessages((&frame{typ: framePing, arg: uint64(i), wnd: 4 << 20}).append(nil))
+		}
+		time.Sleep(2 * time.Second) // they arrive, and nothing is on its way back
+		var pongs []uint64
+		for len(pongs) == 0 || c.sentSoFar() > 0 && pongs[len(pongs)-1] != 999 {
+			m, err := receiveFrame(second.ends[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.typ == framePong {
+				pongs = append(pongs, m.arg)
+			}
+		}
+		if len(pongs) > 3 {
+			t.Errorf("%d pongs", len(pongs))
+		}
+		_ = s
+		c.Abort(CodeAborted, nil)
+		second.ends[1].Close()
+		c.Wait()
+	})
+}
+
+func receiveFrame(car Carrier) (frame, error) {
+	r, err := car.Next()
+	if err != nil {
+		return frame{}, err
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return frame{}, err
+	}
+	return parseFrame(b)
 }
