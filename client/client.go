@@ -79,7 +79,10 @@ type Client struct {
 	rest   sync.WaitGroup // sessions on their way out
 }
 
-const maxWaiting = 1024 // local connections without a session
+const (
+	maxWaiting = 1024 // local connections without a session
+	maxTries   = 5    // sessions that a local connection finds lost when it wants to use them
+)
 
 // New returns a client that does nothing until Run.
 func New(cfg Config) *Client {
@@ -186,7 +189,7 @@ func (c *Client) forward(ctx context.Context, local net.Conn, f Forward) {
 // open opens a stream for f on the present session, or the next. A session
 // that turns out to be lost carried nothing of f's yet, so the next will do.
 func (c *Client) open(ctx context.Context, f Forward) (*mux.Stream, error) {
-	for {
+	for tries := 1; ; tries++ {
 		wait, cancel := context.WithTimeout(ctx, c.cfg.Wait)
 		t, err := c.take(wait)
 		cancel()
@@ -197,7 +200,7 @@ func (c *Client) open(ctx context.Context, f Forward) (*mux.Stream, error) {
 		if c.cfg.Single {
 			c.rest.Go(func() { c.retire(t) })
 		}
-		if !errors.Is(err, mux.ErrLost) {
+		if !errors.Is(err, mux.ErrLost) || tries == maxTries {
 			return st, err
 		}
 		c.mu.Lock()

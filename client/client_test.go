@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -189,6 +190,31 @@ func TestServerThatIsNone(t *testing.T) {
 	var e *Error
 	if !errors.As(err, &e) || e.ExitCode() != 1 || !strings.Contains(err.Error(), "not an HTTP server") || !strings.Contains(err.Error(), "SSH-2.0") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestAnswerThatBreaksOffIsWaitedFor(t *testing.T) {
+	for _, part := range []string{"", "H", "HTTP/1", "HTTP/1.1 101 Swi", "HTTP/1.1 101 Switching Protocols\r\nUpgr"} {
+		t.Run(part, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { ln.Close() })
+			go func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					http.ReadRequest(bufio.NewReader(c))
+					io.WriteString(c, part)
+					c.Close()
+				}
+			}()
+			r := newClient(t, &url.URL{Scheme: "ws", Host: ln.Addr().String()}, nil).start(t)
+			r.log.Await(t, "waiting for the server")
+		})
 	}
 }
 

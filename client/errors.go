@@ -45,8 +45,14 @@ func (e *Error) ExitCode() int {
 // Hints say what would help.
 func (e *Error) Hints() []string { return e.hints }
 
-// RetryAfter is when the server wants to be asked again; 0: it does not say.
-func (e *Error) RetryAfter() time.Duration { return e.after }
+// RetryAfter is when to ask again: what the server says, or a while where it
+// refuses and somebody has to do something first. 0: any time.
+func (e *Error) RetryAfter() time.Duration {
+	if !e.Temporary {
+		return max(e.after, 5*time.Second)
+	}
+	return e.after
+}
 
 func retryAfter(err error) time.Duration {
 	var e *Error
@@ -74,7 +80,7 @@ func (c *Client) explain(err error) error {
 		return e
 	case errors.As(err, &reject):
 		return &Error{Err: reject, Temporary: reject.Code == line.RejectDraining || reject.Code == line.RejectBusy,
-			after: reject.After}
+			after: min(reject.After, time.Minute)}
 	case isTLS(err):
 		return explainTLS(where, err)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -193,8 +199,11 @@ func explainTLS(where string, err error) error {
 	return e
 }
 
-// isJunk reports whether net/http met something that is no HTTP.
+// isJunk reports whether net/http met something that is no HTTP. An answer that
+// breaks off is malformed for it as well.
 func isJunk(err error) bool {
-	var ne net.Error
-	return err != nil && !errors.As(err, &ne) && strings.Contains(err.Error(), "malformed")
+	_, quoted, ok := strings.Cut(err.Error(), "malformed HTTP response ") // the library's words
+	line, _ := strconv.Unquote(quoted)
+	const http = "HTTP/"
+	return ok && !strings.HasPrefix(line, http) && !strings.HasPrefix(http, line)
 }

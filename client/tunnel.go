@@ -26,9 +26,9 @@ const (
 type tunnel struct {
 	*mux.Session
 	line  *line.Conn
-	away  chan struct{} // closed when the server wants new streams elsewhere
-	taken chan struct{} // closed when a connection has the session for itself
-	said  string        // why it could not be resumed, as logged last
+	away  chan struct{}   // closed when the server wants new streams elsewhere
+	taken chan struct{}   // closed when a connection has the session for itself
+	said  map[string]bool // why it could not be resumed, as logged since it was lost
 
 	refusing sync.WaitGroup
 }
@@ -81,7 +81,7 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	t := &tunnel{line: l, away: make(chan struct{}), taken: make(chan struct{})}
+	t := &tunnel{line: l, away: make(chan struct{}), taken: make(chan struct{}), said: map[string]bool{}}
 	l.OnEvent(func(e line.Event) { c.tell(t, e) })
 	// A peer that begins with half a frame holds yamux up.
 	stop := context.AfterFunc(greeting, func() { l.Abort(line.CodeAborted, context.Cause(greeting)) })
@@ -104,13 +104,13 @@ func (c *Client) tell(t *tunnel, e line.Event) {
 	case line.Detached:
 		log.Warn("connection lost, resuming", "why", e.Err)
 	case line.Retrying:
-		if e.Err.Error() != t.said {
-			t.said = e.Err.Error()
+		if why := e.Err.Error(); !t.said[why] && len(t.said) < maxSaid {
+			t.said[why] = true
 			c.sayWaiting("cannot resume yet", e.Err)
 		}
 	case line.Resumed:
 		log.Warn(fmt.Sprintf("resumed after %v, nothing lost", short(e.After))) // whoever saw the warning waits for this
-		t.said = ""
+		clear(t.said)
 	case line.Moved:
 		log.Info("moved to a new connection")
 	case line.GoingAway:
@@ -120,6 +120,9 @@ func (c *Client) tell(t *tunnel, e line.Event) {
 	defer c.mu.Unlock()
 	c.change()
 }
+
+// maxSaid bounds the causes that are logged while a session has no connection.
+const maxSaid = 8
 
 // short is d as precise as a person wants it.
 func short(d time.Duration) time.Duration {

@@ -75,7 +75,7 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	}
 	id := l.Session().ID
 	log = log.With("session", hex.EncodeToString(id[:4]))
-	defer l.Wait()
+	defer s.await(l)
 	told := log
 	l.OnEvent(func(e line.Event) { s.tell(told, e) })
 	log = log.With("from", ws.RemoteAddr())
@@ -108,11 +108,20 @@ func (s *Server) serveTunnel(ws *wsconn.Conn, p access.Principal) {
 	}
 }
 
+// await returns when nothing of a line that was closed runs any more. A client
+// that has lost its connection may come back to hear that all has arrived, as
+// long as the server lives.
+func (s *Server) await(l *line.Conn) {
+	stop := context.AfterFunc(s.life, func() { l.Abort(line.CodeShutdown, netx.ErrDraining) })
+	defer stop()
+	l.Wait()
+}
+
 // tell logs what happens to a session's connection.
 func (s *Server) tell(log *slog.Logger, e line.Event) {
 	switch e.Kind {
 	case line.Detached:
-		log.Info("session detached", "why", e.Err, "kept for", s.cfg.ResumeWindow)
+		log.Info("session detached", "why", e.Err, "kept for", e.After)
 	case line.Resumed:
 		log.Info("session resumed", "from", e.Carrier.(*wsconn.Conn).RemoteAddr(), "after", e.After.Round(time.Millisecond))
 	case line.Moved:

@@ -120,6 +120,9 @@ func (s *serverFlags) config(c *cli.Context, log *slog.Logger) (cfg server.Confi
 		Policy: &access.Policy{}, Subprotocol: s.subprotocol,
 		PingInterval: s.ping, HalfOpen: s.halfOpen, ResumeWindow: s.resume, Memory: s.memory, MaxDetached: s.maxDetached, Agent: "wstun/" + programVersion(), Log: log,
 	}
+	if s.resume > 0 && s.resume < time.Second {
+		return cfg, wrongFlag(c, "resume-window", s.resume.String(), errors.New("too short; write 1s or more, or 0"))
+	}
 	if p := s.subprotocol; strings.ContainsFunc(p, notToken) || strings.HasPrefix(p, "wstun.") || strings.HasPrefix(p, "bearer.") {
 		return cfg, wrongFlag(c, "subprotocol", p, errors.New("no browser can ask for that; write one word, such as mqtt"))
 	}

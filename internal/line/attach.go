@@ -3,6 +3,7 @@ package line
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"time"
 )
@@ -19,6 +20,7 @@ type carriage struct {
 	why       error         // why it is
 	untold    bool          // nobody was told yet: another carrier is about to take over
 	window    time.Duration // how long it may be; 0: not at all
+	hasty     bool          // the server drains, and does not wait for long
 	confirmed bool          // the peer has shown that it has the session
 	gap       uint64        // where bytes were missing, +1; 0: nowhere
 
@@ -39,7 +41,7 @@ type attachment struct {
 
 	greeted   bool // first and an ACK are on their way
 	sent      bool // DATA went out
-	moved     bool // bytes were accepted by either side
+	moved     int  // bytes that were accepted by either side
 	proved    bool // the peer has answered, or acknowledged something
 	acked     int  // bytes of ours that the peer has acknowledged
 	quick     int  // of them, in a row, soon
@@ -56,6 +58,9 @@ func (c *Conn) attach(car Carrier, first []byte, peerRcv uint64, wnd uint32) {
 	c.window = 0
 	if c.redial != nil || c.forget != nil {
 		c.window = c.hello.ResumeWindow
+	}
+	if c.hasty {
+		c.window = min(c.window, drainWindow)
 	}
 	c.out.rewind(peerRcv, wnd)
 	c.live.attached()
@@ -89,7 +94,9 @@ func (c *Conn) lost(at *attachment, err error) {
 	switch {
 	case c.drained():
 		c.end(net.ErrClosed)
-	case c.out.abort != nil:
+	case c.out.abort != nil && !c.out.abortSent && c.abortsLate():
+		c.abortLater(err)
+	case c.out.abort != nil && (c.out.abortSent || !c.late):
 		c.end(c.out.abortErr)
 	case c.window == 0:
 		c.end(fmt.Errorf("%w: %w", ErrLost, err))
@@ -103,7 +110,7 @@ func (c *Conn) lost(at *attachment, err error) {
 const orphanWindow = 30 * time.Second
 
 func (c *Conn) detach(err error) {
-	fruitless := !c.at.moved && time.Since(c.at.began) < fruitful
+	fruitless := c.at.moved < fruit && time.Since(c.at.began) < fruitful
 	c.fence()
 	c.since, c.why = time.Now(), err
 	if c.redial == nil && !c.confirmed {
@@ -113,7 +120,7 @@ func (c *Conn) detach(err error) {
 	// A server ends the old carrier when it hears of the new one, which the
 	// client may see first.
 	if c.untold = c.redial != nil && c.redial.asked; !c.untold {
-		c.say(Event{Kind: Detached, Err: err})
+		c.sayDetached()
 	}
 	if c.redial != nil {
 		c.redial.lost(err, fruitless)
@@ -122,9 +129,32 @@ func (c *Conn) detach(err error) {
 	}
 }
 
-// fruitful is how long a carrier must have lived, if nothing moved on it, for
-// the next to be tried at once.
-const fruitful = 5 * time.Second
+// A carrier must have moved so many bytes, or have lived so long, for the next to
+// be tried at once.
+const (
+	fruit    = 1 << 10
+	fruitful = 5 * time.Second
+)
+
+// drainWindow is how long a server that drains waits for a client. It makes an
+// attempt every few seconds, if it still exists.
+const drainWindow = 10 * time.Second
+
+// hasten is for a server that drains.
+func (c *Conn) hasten() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hasty = true
+	if c.window == 0 || c.err != nil || c.live.c == nil {
+		return
+	}
+	if c.at != nil {
+		c.window = min(c.window, drainWindow)
+		return
+	}
+	c.window = min(c.window, time.Since(c.since)+drainWindow)
+	c.live.detached()
+}
 
 // expire ends a line that is detached for too long.
 func (c *Conn) expire() {
@@ -149,6 +179,9 @@ var errGap = errors.New("bytes are missing")
 // missing is called when the peer's next bytes are behind those expected. It
 // returns how the carrier ends.
 func (c *Conn) missing(off uint64) error {
+	if off > math.MaxInt64 {
+		return violation("an offset of %d", off)
+	}
 	if c.gap == c.in.rcv+1 {
 		return violation("bytes from %d on, expected %d, for the second time", off, c.in.rcv)
 	}
@@ -196,7 +229,7 @@ type Kind int
 
 // Kinds of events.
 const (
-	Detached  Kind = iota // it has lost its carrier, for Err
+	Detached  Kind = iota // it has lost its carrier, for Err, and is kept for After without
 	Retrying              // an attempt to get another failed, for Err
 	Resumed               // it has another, After so long; nothing was lost
 	Moved                 // it has another in place of one that worked
@@ -227,13 +260,18 @@ func (c *Conn) OnEvent(f func(Event)) {
 	defer c.mu.Unlock()
 	c.events.tell = f
 	if c.at == nil {
-		c.say(Event{Kind: Detached, Err: c.why})
+		c.sayDetached()
 	}
 }
 
+func (c *Conn) sayDetached() { c.say(Event{Kind: Detached, Err: c.why, After: c.window}) }
+
 func (c *Conn) say(e Event) {
-	if c.events.tell == nil || c.err != nil {
-		return
+	if c.events.tell == nil || c.err != nil || c.closed {
+		return // nobody to tell, or nothing that matters any more
+	}
+	if n := len(c.events.queue); n > 0 && e.Kind == GoingAway && c.events.queue[n-1].Kind == GoingAway {
+		c.events.queue = c.events.queue[:n-1] // a peer may say it without end
 	}
 	c.events.queue = append(c.events.queue, e)
 	if !c.events.telling {

@@ -53,7 +53,7 @@ func (s *sender) sayAwayAgain() {
 // wentAway is the peer's GOAWAY.
 func (c *Conn) wentAway(f *frame) {
 	if f.flags&Redial != 0 && c.redial != nil && c.window > 0 {
-		c.redial.renew()
+		c.redial.renewFor()
 	}
 	c.say(Event{Kind: GoingAway, GoAway: GoAway{f.code, time.Duration(f.millis) * time.Millisecond, f.flags}})
 }

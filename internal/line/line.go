@@ -150,6 +150,10 @@ type Conn struct {
 	err    error // why the line ended; nil while it lives
 	closed bool  // Close was called: reads and writes fail, sending goes on
 	linger bool  // the peer waits for our CLOSE_ACK and ends the carrier after it
+
+	hurried bool // Abort was called twice: nothing is waited for
+	late    bool // an abort goes on without the carrier that it began on
+
 	done   chan struct{}
 	loops  sync.WaitGroup
 	live   liveness
@@ -241,7 +245,8 @@ func (c *Conn) Acknowledged(ctx context.Context) error {
 const closeTimeout = 5 * time.Second
 
 // Close ends both directions and returns at once: reads and writes fail with
-// net.ErrClosed, bytes already written are still sent for up to 5 s. Wait for
+// net.ErrClosed, bytes already written are still sent for up to 5 s, and on a
+// server whose client has ended before for as long as it may come back. Wait for
 // Drained first to know that they arrived.
 func (c *Conn) Close() error {
 	c.mu.Lock()
@@ -255,8 +260,10 @@ func (c *Conn) Close() error {
 		return nil
 	}
 	c.out.ended = true
+	if c.redial != nil || c.window == 0 || !c.in.complete() {
+		c.live.closeBy(closeTimeout)
+	} // else the client has ended as well, and comes back to hear that all has arrived
 	c.in.discard()
-	c.live.closeBy(closeTimeout)
 	c.changed.Broadcast()
 	c.kick()
 	return nil
@@ -282,6 +289,7 @@ func (c *Conn) abort(code uint16, cause error) {
 	case c.err != nil:
 		return
 	case c.out.abort != nil:
+		c.hurried = true
 		if c.at == nil {
 			c.end(c.out.abortErr)
 		}
@@ -305,9 +313,34 @@ func (c *Conn) abort(code uint16, cause error) {
 }
 
 const (
-	abortTimeout = time.Second
-	lateAbort    = 30 * time.Second
+	abortTimeout = time.Second      // for the peer to read the CLOSE and end the carrier
+	lateAbort    = 30 * time.Second // for another carrier, if that one is dead
 )
+
+// abortsLate reports whether an aborted line goes on, to say CLOSE on another
+// carrier: where nothing is said the server keeps what nobody wants.
+func (c *Conn) abortsLate() bool {
+	return c.redial != nil && c.window > 0 && !c.hurried && !c.late && c.out.abort.code != CodeProtocol
+}
+
+// overtime is called when a line that was closed or aborted has used up its
+// time.
+func (c *Conn) overtime() {
+	switch {
+	case c.out.abort == nil:
+		c.end(net.ErrClosed)
+	case c.at != nil && c.abortsLate():
+		c.abortLater(ErrDead)
+	default:
+		c.end(c.out.abortErr)
+	}
+}
+
+func (c *Conn) abortLater(err error) {
+	c.late = true
+	c.live.deadline = time.Now().Add(lateAbort)
+	c.detach(err)
+}
 
 // end ends the line for good, with the lock held. What has been received can
 // still be read.

@@ -3,7 +3,6 @@ package line
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"time"
 )
 
@@ -48,7 +47,7 @@ func (l *liveness) attached() {
 }
 
 // detached waits for another carrier.
-func (l *liveness) detached() { l.look(l.c.window) }
+func (l *liveness) detached() { l.look(l.c.window - time.Since(l.c.since)) }
 
 // look has check called in d, or when a closed line is over.
 func (l *liveness) look(d time.Duration) {
@@ -97,6 +96,9 @@ func (l *liveness) proof(more bool) {
 
 func (l *liveness) pong(id uint64) {
 	if !l.pingAt.IsZero() && id == l.pingID {
+		if l.lastRx.Sub(l.pingAt) < l.c.cfg.DeadAfter/2 { // the carrier is not the slow one it was
+			l.patience = max(l.patience/2, 1)
+		}
 		l.pingAt = time.Time{}
 		l.lastOK = l.lastRx
 		l.c.at.proved = true
@@ -117,7 +119,7 @@ func (l *liveness) closeBy(d time.Duration) {
 // off the end of a dead carrier.
 func (l *liveness) ask(within time.Duration) {
 	now := time.Now()
-	if l.pingAt.IsZero() || now.Add(l.limit(within)).Before(l.pingAt.Add(l.limit(l.pingBy))) {
+	if l.pingAt.IsZero() || now.Add(within).Before(l.pingAt.Add(l.pingBy)) {
 		l.pingAt, l.pingBy, l.pingID = now, within, rand.Uint64()
 	}
 	l.c.out.ping = &frame{typ: framePing, arg: l.pingID}
@@ -136,11 +138,7 @@ func (l *liveness) check() {
 	now := time.Now()
 	switch {
 	case !l.deadline.IsZero() && !now.Before(l.deadline):
-		err := c.out.abortErr
-		if err == nil {
-			err = net.ErrClosed
-		}
-		c.end(err)
+		c.overtime()
 	case c.at == nil && now.Sub(c.since) >= c.window:
 		c.expire()
 	case c.at == nil:
@@ -168,7 +166,7 @@ func (l *liveness) attend(now time.Time) {
 		c.redial.renew()
 	}
 	if l.pingAt.IsZero() && now.Sub(l.lastOK) >= l.after {
-		l.ask(c.cfg.DeadAfter)
+		l.ask(l.limit(c.cfg.DeadAfter))
 	}
 	l.look(l.next(now))
 }
@@ -190,7 +188,7 @@ func (l *liveness) overdue(now time.Time) (what string, since time.Time) {
 		return now.Sub(l.lastRx) >= limit || now.Sub(since) >= 3*limit
 	}
 	switch {
-	case late(l.pingAt, l.limit(l.pingBy)):
+	case late(l.pingAt, l.pingBy):
 		return "no answer to a ping", l.pingAt
 	case late(l.waiting, l.limit(l.c.cfg.StallAfter)):
 		return "nothing acknowledged", l.waiting
@@ -202,7 +200,7 @@ func (l *liveness) overdue(now time.Time) (what string, since time.Time) {
 func (l *liveness) next(now time.Time) time.Duration {
 	at := l.lastOK.Add(l.after)
 	if !l.pingAt.IsZero() {
-		at = l.pingAt.Add(l.limit(l.pingBy))
+		at = l.pingAt.Add(l.pingBy)
 	}
 	if !l.waiting.IsZero() {
 		if stall := l.waiting.Add(l.limit(l.c.cfg.StallAfter)); stall.Before(at) {

@@ -169,6 +169,7 @@ func (c *Conn) collect() {
 	c.collectData()
 	if c.closeDue() {
 		s.closeSent, c.at.closeSent = true, true
+		c.live.sent()
 		c.add(&frame{typ: frameClose, arg: s.end, code: CodeClean})
 	}
 	if s.ack && len(s.msgs) == 0 {

@@ -230,6 +230,7 @@ func (c *Conn) handle(f *frame, q chunk) (kept bool, err error) {
 			return false, violation("CLOSE_ACK for no CLOSE")
 		}
 		c.out.closeAcked = true
+		c.live.proof(c.out.waits(c.at))
 		c.changed.Broadcast()
 		c.kick()
 	case frameGoAway:
@@ -254,7 +255,7 @@ func (c *Conn) data(off uint64, q chunk) (kept bool, err error) {
 		return false, nil
 	}
 	q.start += int(skip)
-	c.at.moved = true
+	c.at.moved += q.end - q.start
 	r.rcv += uint64(q.end - q.start)
 	if r.closed && r.rcv > r.final {
 		return false, violation("bytes behind the CLOSE")

@@ -17,6 +17,7 @@ const (
 	attemptQuiet = 2500 * time.Millisecond // for one of which nothing comes in
 	firstPause   = 250 * time.Millisecond  // between attempts, doubling
 	maxPause     = 2 * time.Second
+	maxRetry     = time.Minute      // of what a peer may ask for, who need not be the server
 	maxPauseHeld = 20 * time.Second // while the present carrier works
 )
 
@@ -59,7 +60,7 @@ func (r *redialer) lost(err error, fruitless bool) {
 func (r *redialer) notBefore(err error) {
 	var e interface{ RetryAfter() time.Duration }
 	if errors.As(err, &e) && e.RetryAfter() > 0 {
-		r.after, r.ours = time.Now().Add(e.RetryAfter()), false
+		r.after, r.ours = time.Now().Add(min(e.RetryAfter(), maxRetry)), false
 	}
 }
 
@@ -67,6 +68,14 @@ func (r *redialer) notBefore(err error) {
 func (r *redialer) renew() {
 	r.wanted = true
 	r.start()
+}
+
+// renewFor is renew at the peer's wish, which does not come true on and on.
+func (r *redialer) renewFor() {
+	if at := r.c.at; at != nil && time.Since(at.began) < fruitful && r.after.IsZero() {
+		r.after, r.ours = at.began.Add(fruitful), true
+	}
+	r.renew()
 }
 
 // now ends a pause, and an attempt, which does not count: its path may be gone.
@@ -164,7 +173,7 @@ func (r *redialer) settle(err error) {
 	r.asked = false
 	if c.untold && c.at == nil {
 		c.untold = false
-		c.say(Event{Kind: Detached, Err: c.why})
+		c.sayDetached()
 	}
 	var reject *RejectError
 	switch {
@@ -223,7 +232,11 @@ func attemptError(ctx context.Context, err error) error {
 // resume does the client's part of a resume on car and attaches it.
 func (c *Conn) resume(car Carrier, alive func()) error {
 	chal, ch, err := challenged(car)
-	if err != nil {
+	var reject *RejectError
+	switch {
+	case errors.As(err, &reject) && reject.Code == RejectClosed:
+		return violation("REJECT CLOSED for nothing, which proves nothing")
+	case err != nil:
 		return err
 	}
 	alive()
@@ -238,7 +251,6 @@ func (c *Conn) resume(car Carrier, alive func()) error {
 		return err
 	}
 	m, mac, err := parseResumed(answer)
-	var reject *RejectError
 	switch {
 	case errors.As(err, &reject) && reject.Code == RejectUnknown:
 		if ch.instance != c.hello.instance {

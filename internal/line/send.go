@@ -158,11 +158,11 @@ func (c *Conn) acknowledge(ack uint64, wnd uint32) error {
 	if ack <= s.una {
 		return nil
 	}
-	c.at.moved = true
+	c.at.moved += int(ack - s.una)
 	c.at.acked += int(ack - s.una)
 	c.resize(int(ack - s.una))
 	s.free(ack)
-	c.live.proof(s.una < s.maxSent)
+	c.live.proof(s.waits(c.at))
 	if s.waiting > 0 {
 		c.changed.Broadcast()
 	}
@@ -193,6 +193,11 @@ func (c *Conn) resize(n int) {
 		c.at.quick -= 4 * s.chunk
 		s.chunk = min(2*s.chunk, sendBlock)
 	}
+}
+
+// waits reports whether something that was sent on at has no answer.
+func (s *sender) waits(at *attachment) bool {
+	return s.una < s.maxSent || at.closeSent && !s.closeAcked
 }
 
 // free lets go of the bytes below ack. Some of them may not have been sent on

@@ -52,9 +52,15 @@ func NewServer(agent string, l Limits, cfg Config) *Server {
 	return s
 }
 
-// Drain refuses new sessions from here on; those that are there may still be
-// resumed.
-func (s *Server) Drain() { s.draining.Store(true) }
+// Drain refuses new sessions from here on. Those that are there may still be
+// resumed, within 10 s, since a client that has vanished must not keep the
+// server from stopping.
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	for _, c := range s.all() {
+		c.hasten()
+	}
+}
 
 // Wait returns when nothing of an idle server runs any more.
 func (s *Server) Wait() { s.running.Wait() }

@@ -103,6 +103,7 @@ func (c *Conn) evict(why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waits() {
+		c.in.discard() // what is not read is no less memory
 		c.end(&evictedError{why, c.why})
 	}
 }
