@@ -79,7 +79,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	br.Peek(len(early))
 	w.upgrade(!secure)
 	h.wire, h.top = w, top
-	return top, bufio.NewReadWriter(br, bufio.NewWriterSize(top, writeBuffer)), nil
+	return noEndConn{top}, bufio.NewReadWriter(br, bufio.NewWriterSize(top, writeBuffer)), nil
 }
 
 // Unwrap lets http.ResponseController find the server's own methods.

@@ -69,7 +69,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	guard := new(pings)
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient: &http.Client{
-			Transport:     transport,
+			Transport:     noEnds{transport},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		HTTPHeader:      o.Header,
