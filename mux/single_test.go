@@ -66,8 +66,9 @@ func (c *channels) Close() error {
 	return nil
 }
 
-func (c *channels) Received() uint32 { return 0 }
-func (c *channels) Wait()            {}
+func (c *channels) Received() uint32  { return 0 }
+func (c *channels) Abort(error) error { return c.Close() }
+func (c *channels) Wait()             {}
 
 // A carried is a line whose carrier a test can cut.
 type carried struct {

@@ -77,8 +77,9 @@ func (c *Conn) fence() {
 		return
 	}
 	c.at = nil
-	at.car.Close()
+	at.car.Abort(nil)
 	close(at.over)
+	c.out.crashed()
 	if at.sent && at.acked == 0 {
 		// It lived shorter than one frame takes: the next one gets smaller ones.
 		c.out.unhalved, c.out.chunk = c.out.chunk, max(c.out.chunk/2, minChunk)
@@ -96,7 +97,7 @@ func (c *Conn) lost(at *attachment, err error) {
 		c.end(net.ErrClosed)
 	case c.out.abort != nil && !c.out.abortSent && c.abortsLate():
 		c.abortLater(err)
-	case c.out.abort != nil && (c.out.abortSent || !c.late):
+	case c.out.abort != nil && (c.out.abortSent || c.hurried || !c.late):
 		c.end(c.out.abortErr)
 	case c.window == 0:
 		c.end(fmt.Errorf("%w: %w", ErrLost, err))

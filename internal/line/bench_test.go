@@ -63,9 +63,10 @@ func (r *ring) WriteMessages(msgs ...[]byte) error {
 	return nil
 }
 
-func (r *ring) Close() error     { return r.pipe.Close() }
-func (r *ring) Received() uint32 { return 0 }
-func (r *ring) Wait()            {}
+func (r *ring) Close() error      { return r.pipe.Close() }
+func (r *ring) Received() uint32  { return 0 }
+func (r *ring) Abort(error) error { return r.Close() }
+func (r *ring) Wait()             {}
 
 func ringLines(t testing.TB) (client, server *Conn) {
 	t.Helper()

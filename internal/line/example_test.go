@@ -43,8 +43,9 @@ func (c *carrier) Close() error {
 	return nil
 }
 
-func (c *carrier) Received() uint32 { return 0 }
-func (c *carrier) Wait()            {}
+func (c *carrier) Received() uint32  { return 0 }
+func (c *carrier) Abort(error) error { return c.Close() }
+func (c *carrier) Wait()             {}
 
 // Both ends of a line over one carrier.
 func Example() {

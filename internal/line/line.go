@@ -44,6 +44,10 @@ type Carrier interface {
 	// never blocks. It may be called more than once.
 	Close() error
 
+	// Abort is Close that throws away what is not sent: bytes of a carrier that
+	// has a successor would be in its way. The error is of no use.
+	Abort(error) error
+
 	// Wait returns when nothing of a closed carrier runs any more.
 	Wait()
 }
@@ -292,7 +296,9 @@ func (c *Conn) abort(code uint16, cause error) {
 		c.hurried = true
 		if c.at == nil {
 			c.end(c.out.abortErr)
+			return
 		}
+		c.live.closeBy(abortTimeout)
 		return
 	case c.at == nil && c.redial == nil:
 		c.end(cause)
@@ -349,6 +355,9 @@ func (c *Conn) end(err error) {
 		return
 	}
 	c.err = err
+	if c.at != nil {
+		c.at.car.Close() // not Abort: a CLOSE or a CLOSE_ACK may be on its way
+	}
 	c.fence()
 	c.live.stop()
 	c.out.drop()

@@ -86,8 +86,9 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-func (p *pipe) Received() uint32 { return 0 }
-func (p *pipe) Wait()            {}
+func (p *pipe) Received() uint32  { return 0 }
+func (p *pipe) Abort(error) error { return p.Close() }
+func (p *pipe) Wait()             {}
 
 // newLine is a line as a handshake would make it.
 func newLine(cfg Config, car Carrier, s Session, window uint32) *Conn {

@@ -210,6 +210,8 @@ func (l *liveness) next(now time.Time) time.Duration {
 	if !l.renewAt.IsZero() && l.renewAt.Before(at) {
 		at = l.renewAt
 	}
-	// One that is past, and was prolonged by received bytes, is looked at every second.
-	return max(at.Sub(now), time.Second)
+	if d := at.Sub(now); d > 0 {
+		return d
+	}
+	return time.Second // it is past, and was prolonged by received bytes
 }

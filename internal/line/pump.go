@@ -78,10 +78,8 @@ func (c *Conn) pump(inline bool) {
 			// The peer ends the carrier when it has read the CLOSE, which a
 			// reset of the carrier could overtake; or the timer does.
 			c.out.abortSent = true
-		case last && c.at == at: // else the CLOSE belongs on another carrier
-			c.end(c.out.abortErr)
 		case err != nil:
-			c.lost(at, err)
+			c.lost(at, err) // with a CLOSE as well: it may belong on another carrier
 		case detach != nil: // one that came during the write is not said yet
 			if c.out.detach == detach {
 				c.out.detach = nil
@@ -135,8 +133,6 @@ func (s *sender) part() (from uint64, size int) {
 	from = max(s.sent, g.off)
 	return from, min(int(g.off+uint64(g.size())-from), s.chunk)
 }
-
-func (s *sender) allowed(from uint64, size int) bool { return from+uint64(size) <= s.limit }
 
 func (c *Conn) closeDue() bool {
 	return c.out.ended && !c.out.closeAcked && !c.at.closeSent && c.out.next == len(c.out.segs)
@@ -229,7 +225,7 @@ func (c *Conn) collectData() {
 			s.pins = append(s.pins, g.blk)
 		}
 		var flags byte
-		if s.waiting > 0 || 4*s.blocks >= 3*s.bound() {
+		if s.waiting > 0 || 4*s.blocks >= 3*s.bound() || s.crowded(size) {
 			flags = flagAckNow
 		}
 		putHeader(frame, frameData, flags, c.in.grant(), c.in.rcv)
@@ -242,6 +238,7 @@ func (c *Conn) collectData() {
 			s.next++
 		}
 		c.at.sent = true
+		s.timed()
 		c.live.sent() // not before: a peer that gives no credit is slow, not dead
 	}
 }

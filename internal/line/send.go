@@ -30,6 +30,7 @@ type sender struct {
 	maxSent               uint64
 	chunk                 int // the most that a DATA frame carries, less than a segment on carriers that die young
 	unhalved              int // chunk before it was halved for a carrier of which nothing was heard; 0: it was not
+	flight                flight
 	waiting               int // Writes that wait for room, and others for acknowledgements
 
 	ended      bool // CloseWrite or Close: a CLOSE follows the data
@@ -61,9 +62,14 @@ type sender struct {
 // asked to carry at once.
 const minChunk = 1 << 10
 
+// newChunk is what a DATA frame carries at first: not known to be slow is not
+// yet known to be fast. It doubles as acknowledgements come.
+const newChunk = 16 << 10
+
 func (s *sender) init(window int, limit uint64, b *Budget) {
 	s.window, s.limit, s.budget = window, limit, b
-	s.chunk = sendBlock
+	s.chunk = newChunk
+	s.flight.limit = min(newFlight, window)
 	s.wake = make(chan struct{}, 1)
 }
 
@@ -162,16 +168,16 @@ func (c *Conn) acknowledge(ack uint64, wnd uint32) error {
 	c.at.acked += int(ack - s.una)
 	c.resize(int(ack - s.una))
 	s.free(ack)
+	s.landed(c.live.lastRx)
 	c.live.proof(s.waits(c.at))
+	if c.sendable() {
+		c.kick()
+	}
 	if s.waiting > 0 {
 		c.changed.Broadcast()
 	}
 	return nil
 }
-
-// soon is how fast a frame must be acknowledged for the next ones to be larger:
-// far below the time after which a carrier is given up.
-const soon = time.Second
 
 // resize fits the DATA frames to the time that the peer took to acknowledge n
 // more bytes. A carrier so slow that one frame takes as long as a peer may be

@@ -166,6 +166,9 @@ func (s *Server) open(car Carrier, ses Session, window int, peerWindow uint32, w
 	s.mu.Lock()
 	s.sessions[ses.ID] = c
 	s.mu.Unlock()
+	if s.draining.Load() { // since accept looked
+		c.hasten()
+	}
 	c.begin(car, welcome)
 	return c
 }

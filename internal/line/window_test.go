@@ -49,6 +49,9 @@ func scripted(t testing.TB, cfg Config, window uint32) (*Conn, *script) {
 		}
 	}()
 	c := newLine(cfg, a, Session{}, window)
+	c.mu.Lock()
+	c.out.flight.limit, c.out.chunk = c.out.window, sendBlock // as of a line that has been fast
+	c.mu.Unlock()
 	s.sent() // the ACK that a carrier begins with
 	return c, s
 }

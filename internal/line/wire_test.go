@@ -205,7 +205,8 @@ func (e *wireEnd) Close() error {
 	return nil
 }
 
-func (e *wireEnd) Wait() {}
+func (e *wireEnd) Abort(error) error { return e.Close() }
+func (e *wireEnd) Wait()             {}
 
 func (e *wireEnd) isClosed() bool {
 	e.w.mu.Lock()
