@@ -6,9 +6,12 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"wstun/internal/line"
 )
 
 // talk sends text from a to b and checks that it comes.
@@ -173,4 +176,74 @@ func TestConnectionIsLookedAfterWhenTheNetworkChanges(t *testing.T) {
 	change <- "and another"
 	r.log.Await(t, "nothing lost")
 	talk(t, c, st, "after")
+}
+
+// Where a name has two addresses, or a proxy two moods, the log had a line for
+// each attempt.
+func TestCausesThatTakeTurnsAreSaidOnceEachInEveryOutage(t *testing.T) {
+	f := newFarThatKeeps(t, time.Minute)
+	var mu sync.Mutex
+	away, n, tries := false, 0, make(chan struct{}, 1000)
+	causes := []string{"the first address does not answer", "the second has no route"}
+	r := newClient(t, f.url, func(c *Config) {
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !away {
+				return (&net.Dialer{}).DialContext(ctx, network, addr)
+			}
+			n++
+			tries <- struct{}{}
+			return nil, errors.New(causes[n%2])
+		}
+	}).start(t)
+	c := r.dial(t)
+	st := (<-f.sessions).grant(t)
+	talk(t, c, st, "before")
+	set := func(now bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		away = now
+	}
+	for outage := 1; outage <= 2; outage++ {
+		set(true)
+		f.cut()
+		for range 3 {
+			select {
+			case <-tries:
+			case <-time.After(20 * time.Second):
+				t.Fatal("no attempt")
+			}
+		}
+		set(false)
+		talk(t, st, c, "after")
+		for len(tries) > 0 {
+			<-tries
+		}
+		said := ""
+		for deadline := time.After(20 * time.Second); strings.Count(said, "nothing lost") < outage; said = r.log.String() {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-deadline:
+				t.Fatal("not resumed")
+			}
+		}
+		for _, cause := range causes {
+			if n := strings.Count(said, cause); n != outage {
+				t.Errorf("after outage %d %q is said %d times", outage, cause, n)
+			}
+		}
+	}
+}
+
+// A server that is busy may say for how long. Somebody who only claims to be it
+// must not keep a client away.
+func TestBusyServerIsAskedAgainAfterAMinuteAtMost(t *testing.T) {
+	c := New(Config{URL: newFar(t).url})
+	for _, tt := range []struct{ says, after time.Duration }{{0, 0}, {5 * time.Second, 5 * time.Second}, {49 * 24 * time.Hour, time.Minute}} {
+		err := c.explain(&line.RejectError{Code: line.RejectBusy, After: tt.says})
+		if got := retryAfter(err); got != tt.after {
+			t.Errorf("it says %v, and is asked after %v", tt.says, got)
+		}
+	}
 }

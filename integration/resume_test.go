@@ -1,9 +1,12 @@
 package integration
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +84,8 @@ func TestSizesAndTimesThatMakeNoSense(t *testing.T) {
 		{"--memory", "lots", "write 256M or 2G"},
 		{"--memory", "1K", "too little"},
 		{"--resume-window", "soon", "write 30s, 5m or 1h30m"},
+		{"--resume-window", "500ms", "too short; write 1s or more, or 0"},
+		{"--resume-window", "1ns", "too short; write 1s or more, or 0"},
 		{"--max-detached", "-1", "not a number"},
 	} {
 		code, out := run(t, program(t), "server", tt.flag+"="+tt.value)
@@ -104,5 +109,50 @@ func TestFirstConnectionWithoutMuxMayComeLate(t *testing.T) {
 	<-time.After(12 * time.Second) // longer than an OPEN may take behind a SYN
 	if err := exchange(dial(t, c.local(t, target)), 1, 1000); err != nil {
 		t.Error(err)
+	}
+}
+
+// The path is away for 8 s just as the session closes: all has arrived, and
+// `wstun client -W` ended with an error, since it was never told so.
+func TestPathIsAwayWhileTheSessionClosesAndTheUserSeesNoError(t *testing.T) {
+	t.Parallel()
+	const away = 8 * time.Second
+	answer := noiseBytes(3, 10_000)
+	target := sourceTarget(t, func() io.Reader { return bytes.NewReader(answer) })
+	s := startServer(t, "--allow", target)
+	play := func(t testing.TB, r *impair.Relay, during func()) {
+		var got bytes.Buffer
+		cmd := exec.Command(program(t), "client", "-W", target, "ws://"+r.Addr())
+		cmd.Stdout = &got
+		c := startCommand(t, cmd)
+		during()
+		if code := c.exit(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		sameBytes(t, "the answer", got.Bytes(), answer)
+	}
+	whole := impair.Listen(t, s.addr)
+	play(t, whole, func() {})
+	whole.Await("all is over", func() bool { return whole.Open() == 0 })
+	n := whole.Bytes(impair.ToClient)
+	for _, how := range []impair.Ending{impair.Reset, impair.Silence} {
+		for _, missing := range []int64{0, 10, 20, 35, 70, 150, 400} {
+			t.Run(fmt.Sprintf("told %t, %d bytes before the end", how == impair.Reset, missing), func(t *testing.T) {
+				t.Parallel()
+				r := impair.Listen(t, s.addr)
+				r.CutAt(impair.ToClient, n-missing, how)
+				for range 3 { // until Refuse
+					r.CutAt(impair.ToServer, 0, impair.Reset)
+				}
+				play(t, r, func() {
+					r.Await("the cut, or an end that came before", func() bool {
+						return r.Cuts() > 0 || r.Conns() > 0 && r.Open() == 0
+					})
+					r.Refuse(true)
+					<-time.After(away)
+					r.Refuse(false)
+				})
+			})
+		}
 	}
 }

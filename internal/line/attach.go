@@ -3,6 +3,7 @@ package line
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"time"
@@ -46,6 +47,7 @@ type attachment struct {
 	acked     int  // bytes of ours that the peer has acknowledged
 	quick     int  // of them, in a row, soon
 	closeSent bool
+	leaveBy   time.Time // DETACH was said: nothing is sent any more, and it ends by then; zero: it was not
 }
 
 // attach makes car the current carrier and owns it. peerRcv and wnd are what
@@ -93,6 +95,12 @@ func (c *Conn) lost(at *attachment, err error) {
 		return
 	}
 	switch {
+	case c.drained() && c.linger && c.redial != nil && c.window > 0 && !c.late && !atEnd(err):
+		// The peer would have ended the carrier in order once it had our
+		// CLOSE_ACK. So it waits for that, and may for long.
+		c.late, c.out.closeAck = true, true
+		c.live.deadline = time.Now().Add(lateAbort)
+		c.detach(err)
 	case c.drained():
 		c.end(net.ErrClosed)
 	case c.out.abort != nil && !c.out.abortSent && c.abortsLate():
@@ -105,6 +113,9 @@ func (c *Conn) lost(at *attachment, err error) {
 		c.detach(err)
 	}
 }
+
+// atEnd reports whether err is an end of a carrier in order.
+func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // orphanWindow is how long a server keeps a session of whose client no frame
 // has come: as long as the client's first attempts may take.

@@ -156,7 +156,7 @@ type Conn struct {
 	linger bool  // the peer waits for our CLOSE_ACK and ends the carrier after it
 
 	hurried bool // Abort was called twice: nothing is waited for
-	late    bool // an abort goes on without the carrier that it began on
+	late    bool // the end goes on without the carrier that it began on
 
 	done   chan struct{}
 	loops  sync.WaitGroup

@@ -139,6 +139,9 @@ func (l *liveness) check() {
 	switch {
 	case !l.deadline.IsZero() && !now.Before(l.deadline):
 		c.overtime()
+	case c.at != nil && !c.at.leaveBy.IsZero() && !now.Before(c.at.leaveBy):
+		c.at.car.Close() // not Abort: DETACH may be on its way
+		c.lost(c.at, errDetached)
 	case c.at == nil && now.Sub(c.since) >= c.window:
 		c.expire()
 	case c.at == nil:
@@ -209,6 +212,9 @@ func (l *liveness) next(now time.Time) time.Duration {
 	}
 	if !l.renewAt.IsZero() && l.renewAt.Before(at) {
 		at = l.renewAt
+	}
+	if leave := l.c.at.leaveBy; !leave.IsZero() && leave.Before(at) {
+		at = leave
 	}
 	if d := at.Sub(now); d > 0 {
 		return d

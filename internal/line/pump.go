@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"runtime"
+	"time"
 )
 
 // What takes a line's frames to its carrier: one goroutine at a time, a writer's
@@ -84,7 +85,10 @@ func (c *Conn) pump(inline bool) {
 			if c.out.detach == detach {
 				c.out.detach = nil
 			}
-			c.lost(at, errDetached)
+			if c.at == at { // the peer ends it, or the timer does
+				at.leaveBy = time.Now().Add(abortTimeout)
+				c.live.look(abortTimeout)
+			}
 		}
 		if c.out.waiting > 0 {
 			c.changed.Broadcast()
@@ -110,6 +114,7 @@ func (c *Conn) idle() {
 	c.out.sending = false
 	switch {
 	case !c.closed || !c.drained():
+	case c.at == nil && c.late: // another one is on its way, for what this one has not said
 	case c.linger && c.at != nil:
 		c.live.closeBy(lingerTimeout)
 	default:
@@ -120,7 +125,7 @@ func (c *Conn) idle() {
 // sendable reports whether collect would find something.
 func (c *Conn) sendable() bool {
 	s := &c.out
-	if s.abortSent {
+	if s.abortSent || !c.at.leaveBy.IsZero() {
 		return false
 	}
 	return s.pong != nil || s.ping != nil || s.closeAck || s.goAway != nil || s.ack || s.abort != nil || s.detach != nil ||
@@ -143,7 +148,7 @@ func (c *Conn) closeDue() bool {
 func (c *Conn) collect() {
 	s := &c.out
 	s.msgs, s.pins, s.control = s.msgs[:0], s.pins[:0], s.control[:0]
-	if c.at == nil || s.abortSent {
+	if c.at == nil || s.abortSent || !c.at.leaveBy.IsZero() {
 		return
 	}
 	s.control = growTo(s.control, 512) // so that the messages below stay in place

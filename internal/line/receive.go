@@ -94,7 +94,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(r.queue) > 0:
 			return c.take(p), nil
-		case r.complete():
+		case r.complete() && !r.dropping:
 			return 0, io.EOF
 		case c.err != nil:
 			return 0, c.err

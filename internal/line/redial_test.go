@@ -156,7 +156,7 @@ func (w *world) wired(set func(*wire)) (last func() *wire) {
 func TestDetachIsSaidWhileAWriteIsHeldUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, always, Config{})
-		last := w.wired(func(l *wire) { l.ways[1].room = 1000 })
+		last := w.wired(func(l *wire) { l.ways[1].room, l.sure = 1000, true })
 		c, s := w.connect(Config{})
 		last().stall(2 * time.Second)
 		go s.Write(make([]byte, 200_000))

@@ -223,3 +223,55 @@ func TestAbortOfADetachedLineReachesTheServer(t *testing.T) {
 		w.end(c, s)
 	})
 }
+
+// The client knows that all has arrived, and the server does not yet know that
+// the client does: it must not wait for that in vain.
+func TestServerHearsTheLastCLOSE_ACKOnAnotherCarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, always, Config{})
+		c, s := w.connect(Config{})
+		w.last().filter = func(m []byte) []byte {
+			if m[0] == frameCloseAck {
+				m[0] = frameAck // it is lost
+			}
+			return m
+		}
+		c.CloseWrite()
+		synctest.Wait()
+		s.CloseWrite()
+		synctest.Wait()
+		if err := c.Drained(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		w.last().Close()
+		start := time.Now()
+		if err := s.Drained(t.Context()); err != nil || time.Since(start) > maxPause {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		w.end(c, s)
+		if n, _ := w.server.Sessions(); n != 0 {
+			t.Errorf("%d sessions are left", n)
+		}
+	})
+}
+
+// What came and was not read is thrown away with a session that is not kept: its
+// reader must not take that for the end.
+func TestSessionThatIsNotKeptNeverLooksComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, always, Config{})
+		c, s := w.connect(Config{})
+		c.Write(make([]byte, 10_000))
+		c.CloseWrite()
+		synctest.Wait() // all of it has come, its end as well
+		w.set(errModel)
+		w.lose(c)
+		s.evict("memory is short")
+		got, err := io.ReadAll(s)
+		if !errors.Is(err, ErrLost) {
+			t.Errorf("behind %d bytes of 10,000: %v", len(got), err)
+		}
+		w.end(c, s)
+	})
+}

@@ -137,7 +137,15 @@ func (c *Conn) readErr(err error) error {
 	return err
 }
 
-var errNoClose = errors.New("the connection ended without a WebSocket close")
+var errNoClose = noCloseError{}
+
+// A noCloseError is the end of TCP, in order, in place of a Close frame.
+type noCloseError struct{}
+
+func (noCloseError) Error() string { return "the connection ended without a WebSocket close" }
+
+// Unwrap says that it is an end and not a failure.
+func (noCloseError) Unwrap() error { return io.ErrUnexpectedEOF }
 
 // PeerClosed reports whether the peer has sent a Close frame.
 func (c *Conn) PeerClosed() bool { return c.peerClosed.Load() }
