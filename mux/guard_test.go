@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -34,13 +36,6 @@ func (f *feed) Read(p []byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// left is how much nobody has read yet.
-func (f *feed) left() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.in.Len()
-}
-
 func (f *feed) WriteJoined(head, body []byte) (int, error) {
 	select {
 	case <-f.closed:
@@ -67,70 +62,141 @@ func yf(version, typ byte, flags uint16, id, length uint32, body ...byte) []byte
 func TestGuard(t *testing.T) {
 	const syn, ack, fin, rst = 1, 2, 4, 8
 	join := func(frames ...[]byte) []byte { return bytes.Join(frames, nil) }
+	data := func(flags uint16, id uint32, n int) []byte { return yf(0, 0, flags, id, uint32(n), make([]byte, n)...) }
+	begun := yf(0, 1, syn, 1, 0)             // by the client
+	replied := yf(0, 0, ack, 1, 1, 'x')      // by the server
+	over := join(begun, yf(0, 1, rst, 1, 0)) // a stream of the client's
+	var grants []byte                        // up to what a window may be
+	for range 127 {
+		grants = append(grants, yf(0, 1, 0, 1, maxWindow)...)
+	}
+	grants = append(grants, yf(0, 1, 0, 1, maxWindow-firstWindow-1)...)
+
 	for _, tt := range []struct {
 		name   string
-		client bool
+		client bool   // whose guard it is
+		sent   []byte // by this side, before
 		in     []byte
-		passes bool
+		want   []byte // what yamux gets; nil: the guard ends the session
 	}{
-		{"a stream of the peer's", false, yf(0, 1, syn, 1, 0), true},
-		{"a stream of the peer's, to a client", true, yf(0, 1, syn, 2, 0), true},
-		{"another", false, join(yf(0, 1, syn, 1, 0), yf(0, 1, syn, 3, 0), yf(0, 1, syn, 1001, 0)), true},
-		{"DATA with its body", false, join(yf(0, 1, syn, 1, 0), yf(0, 0, 0, 1, 3, 'a', 'b', 'c'), yf(0, 0, fin, 1, 0)), true},
-		{"a body that looks like a bad frame", false, join(yf(0, 0, syn, 1, 12), yf(9, 9, 9, 9, 9), yf(0, 0, fin, 1, 0)), true},
-		{"DATA of the largest size", false, yf(0, 0, 0, 1, maxData, make([]byte, maxData)...), true},
-		{"a WINDOW_UPDATE of the largest size", false, yf(0, 1, 0, 1, maxWindow), true},
-		{"all flags that there are", false, yf(0, 1, syn|ack|fin|rst, 1, 0), true},
-		{"a stream that is not known", false, yf(0, 0, 0, 77, 0), true},
-		{"an answer to a stream of ours", true, yf(0, 1, ack, 1, 0), true},
-		{"all that may come before the answer", false, join(yf(0, 1, syn, 1, 0), yf(0, 0, 0, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...)), true},
-		{"the same for each of two", false, join(yf(0, 0, syn, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...), yf(0, 0, syn, 3, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...)), true},
+		{"a stream of the peer's", false, nil, begun, begun},
+		{"a stream of the peer's, to a client", true, nil, yf(0, 1, syn, 2, 0), yf(0, 1, syn, 2, 0)},
+		{"another", false, nil, join(begun, yf(0, 1, syn, 3, 0), yf(0, 1, syn, 1001, 0)), join(begun, yf(0, 1, syn, 3, 0), yf(0, 1, syn, 1001, 0))},
+		{"the last id that there is", false, nil, yf(0, 1, syn, 1<<32-1, 0), yf(0, 1, syn, 1<<32-1, 0)},
+		{"DATA with its body", false, nil, join(begun, data(0, 1, 3), data(fin, 1, 0)), join(begun, data(0, 1, 3), data(fin, 1, 0))},
+		{"a body that looks like a bad frame", false, nil, join(yf(0, 0, syn, 1, 12), yf(9, 9, 9, 9, 9), data(fin, 1, 0)), join(yf(0, 0, syn, 1, 12), yf(9, 9, 9, 9, 9), data(fin, 1, 0))},
+		{"DATA of the largest size", true, join(begun, yf(0, 1, 0, 1, maxData)), join(replied, data(0, 1, maxData)), join(replied, data(0, 1, maxData))},
+		{"a WINDOW_UPDATE of the largest size", false, nil, join(begun, yf(0, 1, 0, 1, maxWindow)), join(begun, yf(0, 1, 0, 1, maxWindow))},
+		{"as much of a window as there may be", false, nil, join(begun, grants), join(begun, grants)},
+		{"and more where it was used", true, join(begun, data(0, 1, 1000)), join(replied, grants, yf(0, 1, 0, 1, 1000)), join(replied, grants, yf(0, 1, 0, 1, 1000))},
+		{"a stream that begins with its end", false, nil, yf(0, 1, syn|fin, 1, 0), yf(0, 1, syn|fin, 1, 0)},
+		{"a stream that begins with an RST", false, nil, yf(0, 1, syn|fin|rst, 1, 0), yf(0, 1, syn|fin|rst, 1, 0)},
+		{"all that may come before the answer", false, nil, join(begun, data(0, 1, maxBeforeAnswer)), join(begun, data(0, 1, maxBeforeAnswer))},
+		{"the same for each of two", false, nil, join(data(syn, 1, maxBeforeAnswer), data(syn, 3, maxBeforeAnswer)), join(data(syn, 1, maxBeforeAnswer), data(syn, 3, maxBeforeAnswer))},
+		{"an answer to a stream of ours", true, begun, replied, replied},
+		{"all of the window", true, begun, join(replied, data(0, 1, firstWindow-1)), join(replied, data(0, 1, firstWindow-1))},
+		{"all of a larger window", true, yf(0, 1, syn, 1, 100), join(replied, data(0, 1, firstWindow+99)), join(replied, data(0, 1, firstWindow+99))},
+		{"all of a window that grew", true, join(begun, yf(0, 1, 0, 1, 100)), join(replied, data(0, 1, firstWindow+99)), join(replied, data(0, 1, firstWindow+99))},
+		{"the end of a stream of ours", true, begun, join(replied, yf(0, 1, fin, 1, 0)), join(replied, yf(0, 1, fin, 1, 0))},
+		{"bytes behind an end", true, begun, join(replied, yf(0, 1, fin, 1, 0), data(0, 1, 1)), join(replied, yf(0, 1, fin, 1, 0), data(0, 1, 1))}, // yamux's Write and Close may cross
 
-		{"another version", false, yf(1, 0, 0, 1, 0), false},
-		{"version 255", false, yf(255, 1, syn, 1, 0), false},
-		{"PING", false, yf(0, 2, syn, 0, 1), false},
-		{"an answer to PING", false, yf(0, 2, ack, 0, 1), false},
-		{"GOAWAY", false, yf(0, 3, 0, 0, 0), false},
-		{"type 4", false, yf(0, 4, 0, 1, 0), false},
-		{"type 255", false, yf(0, 255, 0, 1, 0), false},
-		{"an unknown flag", false, yf(0, 0, 16, 1, 0), false},
-		{"the highest flag", false, yf(0, 0, 0x8000, 1, 0), false},
-		{"DATA for stream 0", false, yf(0, 0, 0, 0, 0), false},
-		{"WINDOW_UPDATE for stream 0", false, yf(0, 1, 0, 0, 1), false},
-		{"DATA too large", false, yf(0, 0, 0, 1, maxData+1), false},
-		{"DATA of 4 GiB", false, yf(0, 0, 0, 1, 1<<32-1), false},
-		{"a WINDOW_UPDATE too large", false, yf(0, 1, 0, 1, maxWindow+1), false},
-		{"a WINDOW_UPDATE of 4 GiB", false, yf(0, 1, 0, 1, 1<<32-1), false},
-		{"a server's own stream", false, yf(0, 1, syn, 2, 0), false},
-		{"a client's own stream", true, yf(0, 1, syn, 1, 0), false},
-		{"a stream again", false, join(yf(0, 1, syn, 1, 0), yf(0, 1, syn, 1, 0)), false},
-		{"a stream from before", false, join(yf(0, 1, syn, 5, 0), yf(0, 1, syn, 3, 0)), false},
-		{"a stream again with DATA", false, join(yf(0, 0, syn, 1, 1, 'x'), yf(0, 0, syn, 1, 1, 'x')), false},
-		{"more before the answer", false, join(yf(0, 1, syn, 1, 0), yf(0, 0, 0, 1, maxBeforeAnswer+1, make([]byte, maxBeforeAnswer+1)...)), false},
-		{"more before the answer, with the SYN", false, yf(0, 0, syn, 1, maxBeforeAnswer+1, make([]byte, maxBeforeAnswer+1)...), false},
-		{"more before the answer, bit by bit", false, join(yf(0, 0, syn, 1, maxBeforeAnswer, make([]byte, maxBeforeAnswer)...), yf(0, 0, 0, 1, 1, 'x')), false},
-		{"a bad frame behind a body", false, join(yf(0, 0, syn, 1, 3, 'a', 'b', 'c'), yf(0, 2, 0, 0, 0)), false},
+		{"an RST for a stream of ours that nobody accepted", true, begun, yf(0, 1, rst, 1, 0), yf(0, 1, ack|rst, 1, 0)},
+		{"the end of one that was over before it was accepted", true, join(begun, yf(0, 1, fin, 1, 0)), join(yf(0, 1, 0, 1, 9), yf(0, 1, fin, 1, 0)), join(yf(0, 1, ack, 1, 9), yf(0, 1, fin, 1, 0))},
+
+		{"frames that say nothing", false, nil, join(begun, yf(0, 0, 0, 1, 0), yf(0, 1, 0, 1, 0), data(0, 1, 3)), join(begun, data(0, 1, 3))},
+		{"anything for a stream that is over", false, nil, join(over, data(0, 1, 3), data(fin, 1, 20_000), yf(0, 1, fin, 1, 0), yf(0, 1, rst, 1, 0), yf(0, 1, syn, 3, 0)), join(over, yf(0, 1, syn, 3, 0))},
+		{"and where both sides ended it", true, join(begun, yf(0, 1, fin, 1, 0)), join(replied, yf(0, 1, fin, 1, 0), yf(0, 1, fin, 1, 0), yf(0, 1, 0, 1, 5)), join(replied, yf(0, 1, fin, 1, 0))},
+
+		{"another version", false, nil, yf(1, 0, 0, 1, 0), nil},
+		{"version 255", false, nil, yf(255, 1, syn, 1, 0), nil},
+		{"PING", false, nil, yf(0, 2, syn, 0, 1), nil},
+		{"an answer to PING", false, nil, yf(0, 2, ack, 0, 1), nil},
+		{"GOAWAY", false, nil, yf(0, 3, 0, 0, 0), nil},
+		{"PING that names a stream", false, nil, join(begun, yf(0, 2, 0, 1, 1)), nil},
+		{"GOAWAY that names a stream", false, nil, join(begun, yf(0, 3, 0, 1, 1)), nil},
+		{"type 4", false, nil, yf(0, 4, 0, 1, 0), nil},
+		{"type 255", false, nil, yf(0, 255, 0, 1, 0), nil},
+		{"an unknown flag", false, nil, join(begun, yf(0, 0, 16, 1, 0)), nil},
+		{"the highest flag", false, nil, join(begun, yf(0, 0, 0x8000, 1, 0)), nil},
+		{"an unknown flag for a stream that is over", false, nil, join(over, yf(0, 0, 16, 1, 0)), nil},
+		{"DATA for stream 0", false, nil, yf(0, 0, 0, 0, 0), nil},
+		{"WINDOW_UPDATE for stream 0", false, nil, yf(0, 1, 0, 0, 1), nil},
+		{"SYN of stream 0", true, nil, yf(0, 1, syn, 0, 1), nil},
+		{"DATA too large", false, nil, join(begun, yf(0, 0, 0, 1, maxData+1)), nil},
+		{"DATA of 4 GiB", false, nil, join(begun, yf(0, 0, 0, 1, 1<<32-1)), nil},
+		{"DATA of 4 GiB for a stream that is over", false, nil, join(over, yf(0, 0, 0, 1, 1<<32-1)), nil},
+		{"a WINDOW_UPDATE too large", false, nil, join(begun, yf(0, 1, 0, 1, maxWindow+1)), nil},
+		{"a WINDOW_UPDATE of 4 GiB", false, nil, join(begun, yf(0, 1, 0, 1, 1<<32-1)), nil},
+		{"a WINDOW_UPDATE too many", false, nil, join(begun, grants, yf(0, 1, 0, 1, 1)), nil},
+		{"a server's own stream", false, nil, yf(0, 1, syn, 2, 0), nil},
+		{"a client's own stream", true, nil, yf(0, 1, syn, 1, 0), nil},
+		{"a client's own stream that there is", true, begun, yf(0, 1, syn, 1, 0), nil},
+		{"a stream again", false, nil, join(begun, begun), nil},
+		{"a stream again that is over", false, nil, join(over, begun), nil},
+		{"a stream from before", false, nil, join(yf(0, 1, syn, 5, 0), yf(0, 1, syn, 3, 0)), nil},
+		{"a stream again with DATA", false, nil, join(data(syn, 1, 1), data(syn, 1, 1)), nil},
+		{"more before the answer", false, nil, join(begun, data(0, 1, maxBeforeAnswer+1)), nil},
+		{"more before the answer, with the SYN", false, nil, data(syn, 1, maxBeforeAnswer+1), nil},
+		{"more before the answer, bit by bit", false, nil, join(data(syn, 1, maxBeforeAnswer), data(0, 1, 1)), nil},
+		{"a bad frame behind a body", false, nil, join(data(syn, 1, 3), yf(0, 2, 0, 0, 0)), nil},
+		{"a bad frame behind a body for a stream that is over", false, nil, join(over, data(0, 1, 3), yf(0, 2, 0, 0, 0)), nil},
+
+		{"DATA for a stream that nobody opened", false, nil, data(0, 77, 0), nil},
+		{"FIN for one of ours that nobody opened", true, begun, yf(0, 1, fin, 3, 0), nil},
+		{"RST for one of ours that nobody opened", true, nil, yf(0, 1, rst, 1, 0), nil},
+		{"ACK for one of ours that nobody opened", true, nil, yf(0, 1, ack, 1, 0), nil},
+		{"ACK of the opener's", false, nil, join(begun, yf(0, 1, ack, 1, 0)), nil},
+		{"all flags that there are", false, nil, yf(0, 1, syn|ack|fin|rst, 1, 0), nil},
+		{"ACK twice", true, begun, join(replied, yf(0, 1, ack, 1, 0)), nil},
+		{"ACK behind an end without one", true, join(begun, yf(0, 1, fin, 1, 0)), join(yf(0, 1, 0, 1, 9), yf(0, 1, ack, 1, 0)), nil},
+		{"a reply without ACK", true, begun, data(0, 1, 3), nil},
+		{"a window without ACK", true, begun, yf(0, 1, 0, 1, 3), nil},
+		{"an end without ACK", true, begun, yf(0, 1, fin, 1, 0), nil},
+		{"more than the window", true, begun, join(replied, data(0, 1, firstWindow)), nil},
+		{"more than a window that grew", true, join(begun, yf(0, 1, 0, 1, 100)), join(replied, data(0, 1, firstWindow+100)), nil},
+		{"more than the window, bit by bit", true, begun, join(replied, data(0, 1, firstWindow-1), data(0, 1, 1)), nil},
+		{"FIN twice", false, nil, join(begun, yf(0, 1, fin, 1, 0), yf(0, 1, fin, 1, 0)), nil},
+		{"FIN twice, with the SYN", false, nil, join(yf(0, 1, syn|fin, 1, 0), yf(0, 0, fin, 1, 0)), nil},
+		{"FIN twice on a stream of ours", true, begun, join(yf(0, 1, ack|fin, 1, 0), yf(0, 1, fin|rst, 1, 0)), nil},
 	} {
 		for _, size := range []int{1, 5, 12, 13, 4096} {
 			f := newFeed(tt.in)
 			f.Close() // EOF of a kind behind the bytes
 			a := &adapter{line: f, client: tt.client}
-			var got []byte
-			var err error
-			for buf, n := make([]byte, size), 0; err == nil; got = append(got, buf[:n]...) {
-				n, err = a.Read(buf)
+			for b := tt.sent; len(b) > 0; b = b[min(len(b), 12):] {
+				a.Write(b[:12])
+				if n := binary.BigEndian.Uint32(b[8:]); b[1] == 0 && n > 0 {
+					a.Write(b[12:][:n])
+					b = b[n:]
+				}
 			}
-			if tt.passes && (!bytes.Equal(got, tt.in) || errors.Is(err, ErrProtocol)) {
-				t.Errorf("%s: read by %d: %d bytes of %d passed, %v", tt.name, size, len(got), len(tt.in), err)
+			got, err := readAll(a, size)
+			if tt.want != nil && (!bytes.Equal(got, tt.want) || errors.Is(err, ErrProtocol)) {
+				t.Errorf("%s: read by %d: %d bytes of %d passed, %v", tt.name, size, len(got), len(tt.want), err)
 			}
-			if !tt.passes && !errors.Is(err, ErrProtocol) {
+			if tt.want == nil && !errors.Is(err, ErrProtocol) {
 				t.Errorf("%s: read by %d: passed: %v", tt.name, size, err)
 			}
-			if !tt.passes && len(got) > len(tt.in)-yamuxHeader {
+			if tt.want == nil && len(got) > len(tt.in)-yamuxHeader {
 				t.Errorf("%s: yamux has seen a part of the frame", tt.name)
+			}
+			if n, again := a.Read(make([]byte, 100)); n > 0 || again != err {
+				t.Errorf("%s: %v, then %d bytes, %v", tt.name, err, n, again)
 			}
 		}
 	}
+}
+
+// readAll returns what yamux gets of the peer, and why no more comes.
+func readAll(a *adapter, size int) (got []byte, err error) {
+	buf := make([]byte, size)
+	for err == nil || err == io.EOF { // of a body
+		var n int
+		if n, err = a.Read(buf); !a.lost.Load() {
+			got = append(got, buf[:n]...)
+		}
+	}
+	return got, err
 }
 
 // Yamux resets streams that come faster than they are accepted: then they
@@ -150,8 +216,27 @@ func TestStreamsThatYamuxResetsAreForgotten(t *testing.T) {
 		t.Errorf("a body that looks like a RST counts: %d", n)
 	}
 	a.Write(yf(0, 1, rst, 3, 0))
-	if n := a.unanswered(); n != 1 {
-		t.Errorf("%d count as unanswered", n)
+	if n := a.unanswered(); n != 1 || a.peers != 1 {
+		t.Errorf("%d count as unanswered, %d as open", n, a.peers)
+	}
+}
+
+// And where both sides reset one at once, it was one.
+func TestStreamThatBothSidesResetCountsOnce(t *testing.T) {
+	const syn, rst = 1, 8
+	f := newFeed(bytes.Join([][]byte{yf(0, 1, syn, 1, 0), yf(0, 1, syn, 3, 0), yf(0, 1, rst, 3, 0)}, nil))
+	f.Close()
+	a := &adapter{line: f}
+	io.Copy(io.Discard, struct{ io.Reader }{a})
+	if a.peers != 2 {
+		t.Errorf("%d count as open, though one has no answer yet", a.peers)
+	}
+	a.Write(yf(0, 1, rst, 3, 0))
+	a.settled(3)
+	a.settled(1)
+	a.settled(1)
+	if n := a.unanswered(); n != 0 || a.peers != 1 || len(a.flows) != 1 {
+		t.Errorf("%d count as unanswered, %d as open", n, a.peers)
 	}
 }
 
@@ -166,31 +251,30 @@ func TestFrameThatTheGuardRefusesEndsTheSession(t *testing.T) {
 }
 
 // FuzzGuard: whatever the guard lets through, a session behind it neither
-// panics nor hangs when it is closed, and leaves nothing running.
+// panics nor hangs, and leaves nothing running.
 func FuzzGuard(f *testing.F) {
 	open := func(kind byte, body string) []byte { return appendOpen(nil, kind, body) }
 	f.Add(yf(0, 2, 1, 0, 1), false)
 	f.Add(bytes.Join([][]byte{yf(0, 1, 1, 1, 0), yf(0, 0, 0, 1, 6), open(kindControl, ""), yf(0, 0, 0, 1, 11), {0, 0, 0, 7, 1, 0, 0, 0, 3, 0, 1}}, nil), false)
 	f.Add(bytes.Join([][]byte{yf(0, 0, 1, 1, 9), open(kindTCP, "x:1"), yf(0, 0, 0, 1, 5), {0, 0, 0, 1, 'x'}, yf(0, 0, 4, 1, 4), {1, 0, 0, 0}, yf(0, 1, 8, 1, 0)}, nil), false)
 	f.Add(bytes.Join([][]byte{yf(0, 1, 2, 1, 0), yf(0, 0, 0, 1, 3), {0, 0, 0}, yf(0, 0, 1, 2, 9), open(kindTCP, "x:1")}, nil), true)
-	f.Add(bytes.Join([][]byte{yf(0, 1, 1, 1, 0), yf(0, 1, 8, 1, 0), yf(0, 1, 15, 3, 0), yf(0, 0, 4, 5, 0)}, nil), false)
+	f.Add(bytes.Join([][]byte{yf(0, 1, 1, 1, 0), yf(0, 1, 8, 1, 0), yf(0, 1, 13, 3, 0), yf(0, 0, 4, 3, 0)}, nil), false)
+	f.Add(bytes.Join([][]byte{yf(0, 0, 1, 1, 9), open(kindTCP, "xy:1"), yf(0, 0, 0, 1, 50), {1, 2, 3}}, nil), false)
 	f.Fuzz(func(t *testing.T, b []byte, client bool) {
 		if len(b) > 64<<10 {
 			return
 		}
-		l := newFeed(b)
+		base := runtime.NumGoroutine()
+		w := newWire()
 		open := Server
 		if client {
 			open = Client
 		}
-		// A body that does not end holds yamux's OpenStream up: only the end of
-		// the line frees it.
-		stuck := time.AfterFunc(time.Second, func() { l.Close() })
-		s, err := open(l, Config{})
-		stuck.Stop()
+		s, err := open(w, Config{})
 		if err != nil {
-			return // the guard was faster than the constructor
+			t.Fatal(err)
 		}
+		w.change(func() { w.in.Write(b) })
 		var users sync.WaitGroup
 		users.Go(func() {
 			for {
@@ -208,19 +292,23 @@ func FuzzGuard(f *testing.F) {
 				}
 			}
 		})
-		for over := false; l.left() > 0 && !over; { // until yamux has had all, or has given up
-			select {
-			case <-s.Done():
-				over = true
-			case <-time.After(50 * time.Microsecond):
-			}
-		}
-		closed := make(chan struct{})
-		go func() { s.Close(); users.Wait(); close(closed) }()
-		select {
-		case <-closed:
-		case <-time.After(20 * time.Second):
-			panic("Close hangs") // with all stacks
+		w.taken()
+		late := time.AfterFunc(20*time.Second, func() { panic("Close hangs") }) // with all stacks
+		s.Close()
+		users.Wait()
+		late.Stop()
+		waitGoroutines(base)
+		if v := s.raw.(*yamuxSession).guard.violation.Load(); v == nil != (len(w.aborted) == 0) {
+			t.Errorf("violation %v, the line was aborted with %v", v, w.aborted)
 		}
 	})
+}
+
+// waitGoroutines waits until no more run than before. One that spins stays.
+func waitGoroutines(base int) {
+	for until := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > base; runtime.Gosched() {
+		if time.Now().After(until) {
+			panic(fmt.Sprintf("%d goroutines are left, of %d", runtime.NumGoroutine(), base)) // with all stacks
+		}
+	}
 }

@@ -34,6 +34,7 @@ type redialer struct {
 	after   time.Time          // before which no attempt is made
 	ours    bool               // after is our choice and not the peer's wish
 	cancel  context.CancelFunc // of the attempt under way
+	patient bool               // that one may take long
 	hurry   chan struct{}      // ends a pause
 }
 
@@ -78,13 +79,18 @@ func (r *redialer) renewFor() {
 	r.renew()
 }
 
-// now ends a pause, and an attempt, which does not count: its path may be gone.
+// now ends a pause, and a patient attempt, which does not count: its path may be
+// gone. Another attempt would soon end by itself; and where the network changes
+// again and again none would ever come to its end.
 func (r *redialer) now() {
 	r.tries, r.barren, r.after = 0, 0, time.Time{}
 	if r.cancel != nil {
 		r.tries = -1
 	}
-	r.interrupt()
+	if r.patient {
+		r.interrupt()
+	}
+	r.wake()
 }
 
 // stop ends everything, with the line.
@@ -129,7 +135,7 @@ func (r *redialer) run() {
 		ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 		r.cancel = cancel
 		quiet := attemptQuiet
-		if r.tries%4 == 3 {
+		if r.patient = r.tries%4 == 3; r.patient {
 			quiet = attemptTime // where names are slow to resolve no other one gets through
 		}
 		c.mu.Unlock()

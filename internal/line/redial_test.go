@@ -253,10 +253,14 @@ func TestProbeOfALineWithoutACarrierTriesAtOnce(t *testing.T) {
 					w.last().Close()
 					time.Sleep(100 * time.Millisecond)
 					synctest.Wait()
+					hung := hangs
 					hangs = false
 					w.set(nil)
 					c.Probe()
 					time.Sleep(time.Millisecond)
+					if hung { // one attempt is let come to its end, and counts for nothing
+						time.Sleep(attemptQuiet)
+					}
 					if !c.Attached() {
 						t.Error("it has no carrier")
 					}
@@ -265,6 +269,37 @@ func TestProbeOfALineWithoutACarrierTriesAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A network that changes once a second: an attempt that takes longer must come
+// to its end nevertheless.
+func TestProbesInARowLetAnAttemptThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, always, Config{})
+		car, _ := w.dial(t.Context(), func() {})
+		c, err := Dial(t.Context(), car, Hello{}, Config{Redial: func(ctx context.Context, alive func()) (Carrier, error) {
+			select {
+			case <-time.After(2 * time.Second):
+				return w.dial(ctx, alive)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.conns.Wait()
+		time.Sleep(fruitful)
+		w.last().Close()
+		for range 10 {
+			time.Sleep(time.Second)
+			c.Probe()
+		}
+		if !c.Attached() {
+			t.Error("it has no carrier")
+		}
+		w.end(c, w.lines[0])
+	})
 }
 
 func TestMakeBeforeBreakInterruptsNothing(t *testing.T) {
