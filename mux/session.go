@@ -301,7 +301,7 @@ func newYamux(l Line, cfg Config, client bool) (rawSession, error) {
 		MaxStreamWindowSize:    max(cfg.StreamWindow, 256<<10),
 		LogOutput:              io.Discard, // every error it logs also ends the session
 	}
-	s := &yamuxSession{guard: &adapter{line: l, client: client}}
+	s := &yamuxSession{guard: &adapter{line: l, client: client, streams: cfg.MaxStreams}}
 	open := yamux.Server
 	if client {
 		open = yamux.Client
@@ -335,7 +335,7 @@ func (s *yamuxSession) Close() error {
 	s.guard.Close()
 	select {
 	case <-s.CloseChan():
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 	}
 	return s.Session.Close()
 }
@@ -357,6 +357,9 @@ func (s *yamuxStream) Read(p []byte) (int, error) {
 
 func (s *yamuxStream) Write(p []byte) (int, error) {
 	n, err := s.Stream.Write(p)
+	if err == nil && s.ses.IsClosed() {
+		err = yamux.ErrSessionShutdown // it went nowhere
+	}
 	return n, inWordsOfNet(err)
 }
 
