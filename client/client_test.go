@@ -194,7 +194,7 @@ func TestServerThatIsNone(t *testing.T) {
 }
 
 func TestAnswerThatBreaksOffIsWaitedFor(t *testing.T) {
-	for _, part := range []string{"", "H", "HTTP/1", "HTTP/1.1 101 Swi", "HTTP/1.1 101 Switching Protocols\r\nUpgr"} {
+	for _, part := range []string{"", "H", "HTTP/1", "HTTP/1.1 10", "HTTP/1.1 101 Swi", "HTTP/1.1 101 Switching Protocols\r\nUpgr"} {
 		t.Run(part, func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {

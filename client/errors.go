@@ -200,10 +200,16 @@ func explainTLS(where string, err error) error {
 }
 
 // isJunk reports whether net/http met something that is no HTTP. An answer that
-// breaks off is malformed for it as well.
+// breaks off is malformed for it as well. It is told by the library's words.
 func isJunk(err error) bool {
-	_, quoted, ok := strings.Cut(err.Error(), "malformed HTTP response ") // the library's words
-	line, _ := strconv.Unquote(quoted)
 	const http = "HTTP/"
-	return ok && !strings.HasPrefix(line, http) && !strings.HasPrefix(http, line)
+	if _, quoted, ok := strings.Cut(err.Error(), "malformed HTTP response "); ok {
+		line, _ := strconv.Unquote(quoted)
+		return !strings.HasPrefix(line, http) && !strings.HasPrefix(http, line)
+	}
+	if _, quoted, ok := strings.Cut(err.Error(), "malformed HTTP status code "); ok {
+		code, _ := strconv.Unquote(quoted)
+		return strings.Trim(code, "0123456789") != ""
+	}
+	return strings.Contains(err.Error(), "malformed HTTP version ")
 }

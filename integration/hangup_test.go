@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 )
@@ -12,6 +13,10 @@ import (
 // A closed terminal ends the client in order: the server does not keep its
 // session for it, and local connections see a reset.
 func TestTerminalIsClosed(t *testing.T) {
+	// Where the tests run under nohup the program would ignore the signal too.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	target := echoTarget(t)
 	s := startServer(t, "--allow", target)
 	c := startClient(t, "-L", "127.0.0.1:0:"+target, s.ws())

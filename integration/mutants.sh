@@ -73,7 +73,7 @@ mutant attach.go 'a second gap is tolerated' 's/if c\.gap == c\.in\.rcv+1 {/if f
 mutant attach.go 'what was sent is forgotten with its carrier' 's/c\.since, c\.why = time\.Now(), err$/&; c.out.free(c.out.sent)/'
 
 # Windows.
-mutant pump.go 'the sender ignores the window' 's/return from+uint64(size) <= s\.limit }/return true }/'
+mutant flight.go 'the sender ignores the window' 's/return end <= s\.limit && (/return true \&\& (/'
 mutant receive.go 'the receiver ignores the window' 's/; end > r\.limit {/; false \&\& end > r.limit {/'
 mutant receive.go 'the window does not shrink as it fills' 's/room := r\.window - r\.held$/room := r.window/'
 mutant receive.go 'what was granted is not remembered' 's/r\.limit = max(r\.limit, r\.rcv+uint64(n))$/_ = n/'
@@ -94,7 +94,7 @@ mutant redial.go 'RESUMED needs no proof' 's/case !hmac\.Equal(mac, /case false 
 mutant server.go 'an offset that cannot be is accepted' 's/case m\.rcv > c\.out\.maxSent || /case false \&\& /'
 
 # Carriers.
-mutant attach.go 'the old carrier is not closed' 's/^	at\.car\.Close()$/	_ = at.car/'
+mutant attach.go 'the old carrier is not closed' 's/^	at\.car\.Abort(nil)$/	_ = at.car/'
 mutant receive.go 'frames of an old carrier count' 's/errVoid; c\.at == at && c\.err == nil {/errVoid; c.at != nil \&\& c.err == nil {/' harmless
 mutant live.go 'bytes received prove that the peer lives' 's/^	l\.lastRx = time\.Now()$/&; l.lastOK, l.waiting, l.pingAt = l.lastRx, time.Time{}, time.Time{}/'
 mutant live.go 'probes put off the end of a dead carrier' 's/if l\.pingAt\.IsZero() || now\.Add.*{$/{/'

@@ -314,3 +314,18 @@ func TestClientThatNeverReturnsIsForgottenAfterTheWindow(t *testing.T) {
 		w.end(c, s)
 	})
 }
+
+// A carrier that was given up without any proof makes the next one's time longer,
+// and quick answers make it shorter again.
+func TestPatienceGrowsWithCarriersThatProveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := carriers() // nobody answers
+		c := newLine(Config{}, a, Session{}, 1<<20)
+		c.Write([]byte("anybody?"))
+		<-c.Done()
+		if got := c.live.limit(8 * time.Second); got != 16*time.Second {
+			t.Errorf("after one it is %v", got)
+		}
+		c.Wait()
+	})
+}
