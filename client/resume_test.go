@@ -7,11 +7,13 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"wstun/internal/line"
+	"wstun/mux"
 )
 
 // talk sends text from a to b and checks that it comes.
@@ -88,30 +90,40 @@ func TestEachConnectionHasAWebSocketOfItsOwnWithoutMux(t *testing.T) {
 		local net.Conn
 		far   io.ReadWriteCloser
 	}
+	// A session may be the one that waits for the next connection: each is asked.
+	var sessions atomic.Int32
+	streams := make(chan *mux.Stream)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for {
+			select {
+			case s := <-f.sessions:
+				sessions.Add(1)
+				go func() {
+					if r, err := s.Accept(ctx); err == nil {
+						if st, err := r.Grant(""); err == nil {
+							streams <- st
+						}
+					}
+				}()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	var pairs []pair
-	sessions := map[*farSession]bool{}
 	for range 3 {
 		c := r.dial(t)
 		io.WriteString(c, "first")
-		var st io.ReadWriteCloser
-		for st == nil { // a session may be the one that waits for the next connection
-			s := <-f.sessions
-			sessions[s] = true
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			if req, err := s.Accept(ctx); err == nil {
-				if st, err = req.Grant(""); err != nil {
-					t.Fatal(err)
-				}
-			}
-			cancel()
-		}
+		st := <-streams
 		if _, err := io.ReadFull(st, make([]byte, 5)); err != nil {
 			t.Fatal(err)
 		}
 		pairs = append(pairs, pair{c, st})
 	}
-	if len(sessions) < 3 {
-		t.Errorf("%d sessions for 3 connections", len(sessions))
+	if n := sessions.Load(); n < 3 {
+		t.Errorf("%d sessions for 3 connections", n)
 	}
 	f.cut()
 	for _, p := range pairs {
