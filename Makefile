@@ -56,7 +56,7 @@ unit: ## the tests of the packages, with the race detector; the line's model, wh
 integration: build ## the tests of bin/wstun among real programs (RUN=NAME for some)
 	WSTUN_BINARY=$(CURDIR)/bin/wstun go test -count=1 -timeout 10m -v -run '$(RUN)' ./integration
 
-soak: build ## the faults, as many and as long as promised (an hour and more)
+soak: build ## the faults, as many and as long as promised (a quarter of an hour)
 	WSTUN_SOAK=1 WSTUN_BINARY=$(CURDIR)/bin/wstun go test -count=1 -v -run 'Fault' -timeout 2h ./integration
 
 bench: ## all benchmarks
