@@ -87,6 +87,7 @@ func (c *Client) connect(ctx context.Context) (*tunnel, error) {
 	stop := context.AfterFunc(greeting, func() { l.Abort(line.CodeAborted, context.Cause(greeting)) })
 	defer stop()
 	if t.Session, err = mux.Client(l, mux.Config{StreamWindow: mux.WindowFor(l.Session().RTT), MaxStreams: 1, Single: c.cfg.Single}); err != nil {
+		t.drop() // or it would look for a connection to say so on
 		t.wait()
 		return nil, err
 	}
